@@ -1,0 +1,36 @@
+# Two commands on a fresh machine with Python 3.11, make and a C compiler: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := toolchains/constraints-py311.txt
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test test-full bench check clean
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/edgellm build --target android-arm64 --out build/demo
+	$(BIN)/edgellm run build/demo "The lighthouse keeper climbs the stairs every evening."
+	$(BIN)/edgellm bench build/demo --tokens 16,128
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m tests.figures
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build
