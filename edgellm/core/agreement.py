@@ -1,0 +1,91 @@
+"""How close an artifact comes to the fp32 source model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of one artifact with the fp32 source over golden cases.
+
+    Attributes:
+        metric: what was compared per case, for example "cosine similarity".
+        mean: over all cases, 1 is perfect.
+        min: of the worst case.
+        n: number of cases.
+        worst: the raw text of the worst case.
+        device: what ran the artifact.
+
+    """
+
+    metric: str
+    mean: float
+    min: float
+    n: int
+    worst: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} (mean {self.metric} of {self.n} texts, min {self.min:.4f}, {self.device})"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The task's own metric on labelled texts, fp32 source against artifact.
+
+    Attributes:
+        metric: for example "accuracy".
+        n: labelled texts.
+        source: the fp32 source model's score.
+        value: the artifact's score on the same texts.
+
+    """
+
+    metric: str
+    n: int
+    source: float
+    value: float
+
+
+@dataclass(frozen=True)
+class AgreementMatrix:
+    """Mean pairwise agreement between the fp32 source and every artifact.
+
+    Attributes:
+        names: "source" first, then artifact ids.
+        values: symmetric, values[i][j] between names[i] and names[j].
+
+    """
+
+    names: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+    def odd_one_out(self) -> str:
+        """Return the artifact whose mean agreement with all the others is lowest.
+
+        Raises:
+            ValueError: the matrix holds no artifact.
+
+        """
+        if len(self.names) < 2:
+            raise ValueError("a matrix without artifacts has no odd one out")
+        means = [(sum(row) - row[i]) / (len(row) - 1) for i, row in enumerate(self.values)]
+        index = min(range(1, len(self.names)), key=lambda i: means[i])
+        return self.names[index]
+
+
+def summarize(scores: Sequence[float], texts: Sequence[str], *, metric: str, device: str) -> Agreement:
+    """Return the agreement of per-case `scores` (1 is perfect), naming the worst text."""
+    if not scores or len(scores) != len(texts):
+        raise ValueError(f"{len(scores)} scores for {len(texts)} texts")
+    worst = min(range(len(scores)), key=lambda i: scores[i])
+    return Agreement(
+        metric=metric,
+        mean=sum(scores) / len(scores),
+        min=scores[worst],
+        n=len(scores),
+        worst=texts[worst],
+        device=device,
+    )

@@ -1,0 +1,135 @@
+"""The manifest of a bundle: what `manifest.json` holds (its JSON Schema is beside this file)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation
+from edgellm.core.signature import Signature
+
+SCHEMA_VERSION = 1
+"""Raised when a reader of the previous version would misread a manifest."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the bundle: path relative to it with forward slashes, size in bytes, hex digest."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The source model.
+
+    Attributes:
+        name: of the folder or function it came from.
+        source_sha256: over its configuration, weights and tokenizer.
+        parameters: number of weights in the source.
+        licence: SPDX identifier, or None where the source does not say.
+
+    """
+
+    name: str
+    source_sha256: str
+    parameters: int
+    licence: str | None
+
+
+@dataclass(frozen=True)
+class BytesOf:
+    """Where the bytes of an artifact are: one kind of content."""
+
+    kind: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One lowered model.
+
+    Attributes:
+        id: unique in the bundle, for example "onnx-int8-dynamic".
+        format: "executorch", "onnx" or "tflite".
+        file: its main file, relative to the bundle.
+        sha256, bytes: of that file.
+        scheme: what is quantized how.
+        delegate: what runs it on the target.
+        signature: inputs, outputs, lengths.
+        session_options: engine options that the runtime sets when it opens the artifact.
+        partitions: pieces of the graph that the delegate took; None where it decides at load.
+        delegated_ops: operators inside them; None where the delegate decides at load.
+        total_ops: operators of the graph before delegation.
+        contents: where the bytes are, largest first.
+        agreement: with the fp32 source, on the build host.
+        evaluation: the task's metric on labelled texts, where `--eval` gave some.
+
+    """
+
+    id: str
+    format: str
+    file: str
+    sha256: str
+    bytes: int
+    scheme: str
+    delegate: str
+    signature: Signature
+    session_options: dict[str, str]
+    partitions: int | None
+    delegated_ops: int | None
+    total_ops: int | None
+    contents: tuple[BytesOf, ...]
+    agreement: Agreement
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What a task needs to know of one model.
+
+    Attributes:
+        pooling: feature-extraction: "mean", "cls" or "none".
+        normalize: feature-extraction: whether vectors have unit length.
+        labels: text-classification: label of each output, in order.
+        scores: text-classification: "softmax", "sigmoid" or "none" turns logits into scores.
+
+    """
+
+    pooling: str = "none"
+    normalize: bool = False
+    labels: tuple[str, ...] = ()
+    scores: str = "none"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a runtime must know of a bundle.
+
+    Attributes:
+        schema_version: `SCHEMA_VERSION` of the writer.
+        task: Hugging Face pipeline id.
+        task_options: the task's facts about this model.
+        target: name of the target it was built for.
+        model: the source.
+        tools: package to version, of everything that made it.
+        max_tokens: longest text in tokens, special tokens included, the same in every format.
+        min_agreement: the gate every artifact passed.
+        files: every file but this one and `reports/`.
+        artifacts: in the target's order of preference.
+        matrix: mean pairwise agreement of the fp32 source and the artifacts.
+
+    """
+
+    schema_version: int
+    task: str
+    task_options: TaskOptions
+    target: str
+    model: ModelInfo
+    tools: dict[str, str]
+    max_tokens: int
+    min_agreement: float
+    files: tuple[FileEntry, ...]
+    artifacts: tuple[Artifact, ...]
+    matrix: AgreementMatrix

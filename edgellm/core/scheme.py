@@ -1,0 +1,71 @@
+"""Schemes: what is quantized how, and which format can express it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgellm.errors import UsageError, unknown
+
+FORMATS: tuple[str, ...] = ("executorch", "onnx", "tflite")
+"""Every format that edgellm writes."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One row of the table of schemes.
+
+    Attributes:
+        name: what `--scheme` takes.
+        summary: one line for people.
+        calibrates: whether building it runs samples through observers.
+        refused: format to the reason why it can't express this scheme.
+
+    """
+
+    name: str
+    summary: str
+    calibrates: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("fp32", "nothing is quantized"),
+        Scheme(
+            "int8-dynamic",
+            "int8 weights per channel and embedding tables per row; activations quantized to 8 bits as they come",
+        ),
+        Scheme(
+            "int8-weight-only",
+            "int8 weights and embedding tables, computed in fp32",
+            refused={
+                "executorch": "XNNPACK's linear runs in fp32 or with 8-bit activations, so int8 weights would be "
+                "unpacked on every call, outside the delegate"
+            },
+        ),
+    )
+}
+
+
+def resolve_scheme(name: str, formats: tuple[str, ...]) -> Scheme:
+    """Return the scheme `name`, checked against every format.
+
+    Raises:
+        UsageError: no such scheme, or a format that can't express it (with the reason).
+
+    """
+    if name not in SCHEMES:
+        raise unknown("scheme", name, SCHEMES)
+    scheme = SCHEMES[name]
+    for fmt in formats:
+        if fmt in scheme.refused:
+            able = [f for f in formats if f not in scheme.refused]
+            works = [s.name for s in SCHEMES.values() if fmt not in s.refused]
+            formats_hint = f" or --format {' --format '.join(able)}" if able else ""
+            raise UsageError(
+                f"{fmt} can't express {name}: {scheme.refused[fmt]}.",
+                hint=f"Use --scheme {' or '.join(works)}{formats_hint}.",
+            )
+    return scheme

@@ -1,0 +1,79 @@
+"""What a lowered graph takes and gives, the same for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Feeds = Mapping[str, NDArray[np.int64]]
+"""Input name to int64 array of shape [1, tokens]."""
+
+Outputs = Mapping[str, NDArray[np.float32]]
+"""Output name to float32 array with a leading batch axis of 1."""
+
+TOKENS = "tokens"
+"""The symbolic length in a shape."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of shape [1, tokens].
+
+    Attributes:
+        name: `input_ids`, `attention_mask` or `token_type_ids`.
+        dtype: what the artifact itself takes, "int64" or "int32"; callers always pass int64.
+        shape: [1, "tokens"].
+        bound: valid values are 0 <= value < bound.
+        pad: value written where a text is shorter than the bucket.
+
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    bound: int
+    pad: int
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output, float32, with a leading batch axis of 1."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs, outputs and lengths of one artifact.
+
+    Attributes:
+        inputs: in the order in which the graph takes them.
+        outputs: in the order in which the graph gives them.
+        buckets: the token counts a static artifact was lowered for, ascending; empty if the length is dynamic.
+        min_tokens: the shortest length a dynamic artifact takes; shorter texts are padded to it.
+
+    """
+
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    buckets: tuple[int, ...] = ()
+    min_tokens: int = 1
+
+    def tokens_for(self, tokens: int) -> int:
+        """Return the length that a text of `tokens` tokens runs at: the smallest bucket that fits.
+
+        Raises:
+            ValueError: no bucket is long enough.
+
+        """
+        if not self.buckets:
+            return max(tokens, self.min_tokens)
+        for bucket in self.buckets:
+            if tokens <= bucket:
+                return bucket
+        raise ValueError(f"{tokens} tokens do not fit the longest bucket of {self.buckets[-1]}")
