@@ -1,0 +1,116 @@
+"""The parent's end of a worker: sends requests, reads replies, and says what happened when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+from edgellm.errors import DeviceError, from_wire
+
+_SIGNAL_CAUSES = {
+    "SIGILL": "it met an instruction that this CPU does not have",
+    "SIGKILL": "it was killed, most likely for want of memory",
+    "SIGSEGV": "it read or wrote outside its memory",
+    "SIGABRT": "its engine gave up on an internal check",
+    "SIGBUS": "its memory or a mapped file went away",
+}
+
+
+class WorkerClient:
+    """A running worker process that speaks the lines of `edgellm.runtime.worker`."""
+
+    def __init__(self, command: Sequence[str], *, what: str, env: dict[str, str] | None = None) -> None:
+        """Start `command`.
+
+        Args:
+            command: the worker's command line.
+            what: name of the device, for messages.
+            env: its environment; the parent's if left out.
+
+        """
+        self._what = what
+        self._doing = "starting"
+        # An unnamed file, not a pipe: nobody has to drain it, and it vanishes with the process.
+        self._stderr: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=env,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def request(self, op: str, **fields: object) -> dict[str, Any]:
+        """Send one request and return its reply.
+
+        Raises:
+            EdgellmError: what the worker answered, as the class it was there.
+            DeviceError: the worker died; the message names the signal.
+
+        """
+        self._doing = op
+        self.send(op, **fields)
+        return self.receive()
+
+    def send(self, op: str, **fields: object) -> None:
+        """Send a request without waiting for its reply, to let workers open side by side."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"op": op, **fields}) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, OSError):
+            raise self._died() from None
+
+    def receive(self) -> dict[str, Any]:
+        """Return the reply to the oldest unanswered request; raises like `request`."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            raise self._died()
+        reply = cast("dict[str, Any]", json.loads(line))
+        if "error" in reply:
+            raise from_wire(reply["error"])
+        return reply
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._process.stdin and not self._process.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._stderr.close()
+
+    def __enter__(self) -> WorkerClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._process.kill()
+        self.close()
+
+    def _died(self) -> DeviceError:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
+        last = f" Its last words: {lines[-1][:300]}" if lines else ""
+        if code < 0:
+            name = signal.Signals(-code).name
+            cause = f", {_SIGNAL_CAUSES[name]}" if name in _SIGNAL_CAUSES else ""
+            return DeviceError(f"The worker on {self._what} died of {name} at '{self._doing}'{cause}.{last}")
+        return DeviceError(f"The worker on {self._what} ended with code {code} at '{self._doing}'.{last}")

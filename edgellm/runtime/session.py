@@ -1,0 +1,224 @@
+"""A session: one artifact of a bundle, opened on this device, that answers raw text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from edgellm.core.manifest import Artifact
+from edgellm.core.signature import TOKENS, Feeds, Outputs, Signature
+from edgellm.errors import InputError, MissingDependencyError, UsageError
+from edgellm.runtime import engines
+from edgellm.runtime.bundle import TOKENIZER, Bundle
+from edgellm.runtime.tokenizer import Tokenizer
+from edgellm.tasks import Encoding, load_task
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the time of one answer went, in milliseconds: text to ids, and the forward passes."""
+
+    tokenize_ms: float
+    inference_ms: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to one text.
+
+    Attributes:
+        value: the task's answer: a float32 vector [width] for feature-extraction, a list of label and score dicts
+            for text-classification.
+        format: of the artifact that answered.
+        timing: of this answer.
+        truncated: whether text was cut to the bundle's max_tokens.
+
+    """
+
+    value: object
+    format: str
+    timing: Timing
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One input on its way through: its encodings, feeds and outputs, one each per forward pass."""
+
+    encodings: tuple[Encoding, ...]
+    feeds: tuple[Feeds, ...]
+    outputs: tuple[Outputs, ...]
+    timing: Timing
+
+
+class Session:
+    """One opened artifact. Not thread-safe: open one session per thread.
+
+    Attributes:
+        bundle: where it came from.
+        artifact: which of the bundle's artifacts answers.
+        threads: how many threads the engine computes with.
+        load_ms: time to open the engine, hash check excluded.
+
+    """
+
+    def __init__(self, bundle: Bundle, artifact: Artifact, threads: int) -> None:
+        if threads < 1:
+            raise UsageError(f"{threads} threads can't compute; use 1 or more.")
+        self.bundle = bundle
+        self.artifact = artifact
+        self.threads = threads
+        manifest = bundle.manifest
+        self._task = load_task(manifest.task)
+        self._options = manifest.task_options
+        self._tokenizer = Tokenizer(bundle.use(TOKENIZER), manifest.max_tokens)
+        engines.require(artifact.format)
+        path = bundle.use(artifact.file)
+        start = time.perf_counter()
+        self._engine = engines.load_engine(artifact.format).open(path, artifact, threads)
+        self.load_ms = (time.perf_counter() - start) * 1e3
+
+    @classmethod
+    def open(cls, bundle: str | Path | Bundle, *, format: str | None = None, threads: int = 1) -> Session:
+        """Open an artifact of a bundle.
+
+        Args:
+            bundle: the bundle's folder.
+            format: a format or an artifact id; left out, the first of the target's order whose engine is
+                installed here. `session.artifact` says which it is.
+            threads: compute threads.
+
+        Raises:
+            BundleError: the bundle is damaged, or its engine can't load the artifact.
+            UsageError: the bundle has no such format.
+            MissingDependencyError: no engine for it is installed.
+
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        artifact = opened.artifact(format) if format else _first_installed(opened)
+        return cls(opened, artifact, threads)
+
+    @property
+    def format(self) -> str:
+        """The format of the artifact that answers."""
+        return self.artifact.format
+
+    @overload
+    def __call__(self, text: str) -> Result: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, text: Sequence[str]) -> list[Result]: ...
+    def __call__(self, text: str | Sequence[str]) -> Result | list[Result]:
+        """Answer a text, or each of a list of texts.
+
+        Raises:
+            InputError: something is no text, or not valid Unicode.
+
+        """
+        if isinstance(text, (list, tuple)):
+            return [self._answer(item) for item in text]
+        return self._answer(text)
+
+    def run(self, text: object, *, max_tokens: int | None = None) -> Pass:
+        """Take one raw input through tokenizer and engine, and return everything on the way."""
+        start = time.perf_counter()
+
+        def encode(first: str, second: str | None) -> Encoding:
+            return self._tokenizer.encode(first, second, max_tokens=max_tokens)
+
+        encodings = tuple(self._task.encode(text, encode))
+        feeds = tuple(to_feeds(encoding, self.artifact.signature) for encoding in encodings)
+        tokenized = time.perf_counter()
+        outputs = tuple(self.infer(item) for item in feeds)
+        done = time.perf_counter()
+        timing = Timing((tokenized - start) * 1e3, (done - tokenized) * 1e3)
+        return Pass(encodings, feeds, outputs, timing)
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        """Run one forward pass over unpadded feeds [1, tokens], padded here to a length the artifact takes.
+
+        Raises:
+            InputError: a name, shape, dtype, length or id does not fit the signature.
+
+        """
+        signature = self.artifact.signature
+        tokens = check_feeds(feeds, signature, self.bundle.manifest.max_tokens)
+        outputs = self._engine.run(pad(feeds, signature, signature.tokens_for(tokens)))
+        return {
+            spec.name: outputs[spec.name][:, :tokens] if TOKENS in spec.shape else outputs[spec.name]
+            for spec in signature.outputs
+        }
+
+    def _answer(self, text: object) -> Result:
+        done = self.run(text)
+        return Result(
+            value=self._task.decode(done.outputs, self._options),
+            format=self.format,
+            timing=done.timing,
+            truncated=any(encoding.truncated for encoding in done.encodings),
+        )
+
+
+def to_feeds(encoding: Encoding, signature: Signature) -> Feeds:
+    """Return the int64 inputs [1, tokens] that a signature asks for, without padding."""
+    values = {
+        "input_ids": encoding.ids,
+        "attention_mask": (1,) * len(encoding.ids),
+        "token_type_ids": encoding.type_ids,
+    }
+    return {spec.name: np.array([values[spec.name]], dtype=np.int64) for spec in signature.inputs}
+
+
+def check_feeds(feeds: Feeds, signature: Signature, max_tokens: int) -> int:
+    """Return the length of the feeds after checking them; engines fail opaquely or read out of bounds on bad ones.
+
+    Raises:
+        InputError: a name, shape, dtype, length or id does not fit the signature.
+
+    """
+    names = [spec.name for spec in signature.inputs]
+    if sorted(feeds) != sorted(names):
+        raise InputError(f"The artifact takes {', '.join(names)}, not {', '.join(sorted(feeds)) or 'nothing'}.")
+    tokens = None
+    for spec in signature.inputs:
+        array = feeds[spec.name]
+        if array.dtype != np.int64:
+            raise InputError(f"{spec.name} has dtype {array.dtype}; int64 is needed.")
+        if array.ndim != 2 or array.shape[0] != 1 or array.shape[1] == 0:
+            raise InputError(f"{spec.name} has shape {list(array.shape)}; [1, tokens] is needed.")
+        if tokens not in (None, array.shape[1]):
+            raise InputError(f"{spec.name} has {array.shape[1]} tokens, {names[0]} has {tokens}.")
+        tokens = int(array.shape[1])
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= spec.bound:
+            raise InputError(f"{spec.name} holds {low if low < 0 else high}; 0 to {spec.bound - 1} is valid.")
+    assert tokens is not None
+    if tokens > max_tokens:
+        raise InputError(f"{tokens} tokens exceed the bundle's {max_tokens}.")
+    return tokens
+
+
+def pad(feeds: Feeds, signature: Signature, tokens: int) -> Feeds:
+    """Return feeds padded at the end to `tokens`, with each input's own padding value."""
+    padded = {}
+    for spec in signature.inputs:
+        array = feeds[spec.name]
+        missing = tokens - array.shape[1]
+        padded[spec.name] = np.pad(array, ((0, 0), (0, missing)), constant_values=spec.pad) if missing else array
+    return padded
+
+
+def _first_installed(bundle: Bundle) -> Artifact:
+    artifacts = bundle.manifest.artifacts
+    for artifact in artifacts:
+        if engines.installed_package(artifact.format):
+            return artifact
+    formats = [artifact.format for artifact in artifacts]
+    raise MissingDependencyError(
+        f"None of the bundle's formats ({', '.join(formats)}) has its engine installed.",
+        hint=f"Install one with: pip install 'edgellm[{formats[0]}]'",
+    )
