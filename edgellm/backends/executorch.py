@@ -1,0 +1,164 @@
+"""ExecuTorch through XNNPACK: torchao quantizes the module, then it is traced and lowered with a dynamic length.
+
+What keeps the graph in few partitions (measured: `make bench`):
+- LayerNorm stated in operators that XNNPACK takes, with the mean as a matmul by a constant row, since XNNPACK reduces
+  a dynamic shape no other way;
+- expand copies that copy nothing removed;
+- the one symbolic entry of each view written as -1, because XNNPACK rejects symbolic sizes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgellm.backends import Lowered, Prepared, contents_of
+from edgellm.backends.trace import MIN_TOKENS, trace
+from edgellm.core.signature import Signature
+from edgellm.core.target import Target
+from edgellm.errors import EdgellmError
+
+_MIN_ROWS = 64
+"""Embedding tables with fewer rows stay fp32: nothing to save."""
+
+
+def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
+    """Write model-<scheme>.pte."""
+    from executorch.backends.xnnpack._passes.remove_noop_expand_copy_pass import RemoveNoopExpandCopyPass
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+
+    module = prepared.module
+    if scheme == "int8-dynamic":
+        _quantize(module)
+    _restate_layer_norms(module)
+    program = trace(module, prepared)
+    edge = to_edge_transform_and_lower(
+        program,
+        partitioner=[XnnpackPartitioner()],
+        transform_passes=[RemoveNoopExpandCopyPass(), _infer_symbolic_size],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
+    )
+    partitions, delegated, total = _delegation(edge.exported_program().graph_module)
+    config = ExecutorchBackendConfig(extract_delegate_segments=True, do_quant_fusion_and_const_prop=True)
+    buffer = edge.to_executorch(config).buffer
+    name = f"model-{scheme}.pte"
+    (folder / name).write_bytes(buffer)
+    return Lowered(
+        file=name,
+        signature=Signature(prepared.inputs, (prepared.output,), min_tokens=MIN_TOKENS),
+        session_options={},
+        partitions=partitions,
+        delegated_ops=delegated,
+        total_ops=total,
+        contents=contents_of(_tables(module, scheme), len(buffer)),
+    )
+
+
+def _quantize(module: nn.Module) -> None:
+    """Quantize in place: linears to int8 per channel with dynamic 8-bit activations, embeddings to int8 per row."""
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig, quantize_
+    from torchao.quantization.granularity import PerAxis
+
+    quantize_(module, Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0)))
+    for table in module.modules():
+        if isinstance(table, nn.Embedding):
+            # A padding index keeps the int8 lookup from being fused ("Missing out variants: dequantize_affine").
+            table.padding_idx = None
+    quantize_(
+        module,
+        IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)),
+        lambda child, name: isinstance(child, nn.Embedding) and child.num_embeddings >= _MIN_ROWS,
+    )
+
+
+class _LayerNorm(nn.Module):
+    """LayerNorm over the last axis, in operators that XNNPACK takes at any length."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        width = norm.normalized_shape[0]
+        self.eps = norm.eps
+        self.weight = nn.Parameter(norm.weight.detach(), requires_grad=False) if norm.weight is not None else None
+        self.bias = nn.Parameter(norm.bias.detach(), requires_grad=False) if norm.bias is not None else None
+        self.register_buffer("average", torch.full((1, width), 1.0 / width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        centred = x - nn.functional.linear(x, self.average)
+        variance = nn.functional.linear(centred * centred, self.average)
+        normal = centred * torch.rsqrt(variance + self.eps)
+        if self.weight is not None:
+            normal = normal * self.weight
+        return normal if self.bias is None else normal + self.bias
+
+
+def _restate_layer_norms(module: nn.Module) -> None:
+    """Replace every LayerNorm over one axis, in place. After quantizing, which must not take its matmuls."""
+    for name, child in module.named_children():
+        if type(child) is nn.LayerNorm and len(child.normalized_shape) == 1:
+            setattr(module, name, _LayerNorm(child))
+        else:
+            _restate_layer_norms(child)
+
+
+def _infer_symbolic_size(graph_module: torch.fx.GraphModule) -> Any:
+    """Write the one symbolic size of each view as -1."""
+    from executorch.exir.dialects._ops import ops
+    from torch.fx.passes.infra.pass_base import PassResult
+
+    changed = False
+    for node in graph_module.graph.nodes:
+        if node.op != "call_function" or node.target != ops.edge.aten.view_copy.default:
+            continue
+        sizes = list(node.meta["val"].shape)
+        symbolic = [size for size in sizes if not isinstance(size, int)]
+        if len(symbolic) == 1:
+            node.args = (node.args[0], [size if isinstance(size, int) else -1 for size in sizes])
+            changed = True
+    if changed:
+        graph_module.graph.eliminate_dead_code()
+        graph_module.recompile()
+    return PassResult(graph_module, changed)
+
+
+def _delegation(graph_module: torch.fx.GraphModule) -> tuple[int, int, int]:
+    """Return (partitions, operators inside them, operators in all) of a lowered graph."""
+    from torch.fx import GraphModule
+
+    inside = partitions = outside = 0
+    for node in graph_module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if "executorch_call_delegate" in str(node.target):
+            lowered = getattr(graph_module, str(node.args[0].target))
+            original = lowered.original_module.graph_module
+            assert isinstance(original, GraphModule)
+            partitions += 1
+            inside += sum(1 for inner in original.graph.nodes if _is_operator(inner))
+        elif _is_operator(node):
+            outside += 1
+    if not partitions:
+        raise EdgellmError("XNNPACK took no part of the graph, so everything would run on slow portable kernels.")
+    return partitions, inside, inside + outside
+
+
+def _is_operator(node: torch.fx.Node) -> bool:
+    """Tell operators from bookkeeping (tuple access, symbolic sizes)."""
+    return node.op == "call_function" and not re.search(r"getitem|sym_", str(node.target))
+
+
+def _tables(module: nn.Module, scheme: str) -> dict[str, int]:
+    """Return bytes of embedding tables and of matmul weights, as they are in the file."""
+    int8 = scheme == "int8-dynamic"
+    tables = linears = 0
+    for child in module.modules():
+        if isinstance(child, nn.Embedding):
+            small = child.num_embeddings < _MIN_ROWS
+            tables += child.num_embeddings * child.embedding_dim * (1 if int8 and not small else 4)
+        elif isinstance(child, nn.Linear):
+            linears += child.in_features * child.out_features * (1 if int8 else 4)
+    return {"embedding tables": tables, "matmul weights": linears}

@@ -1,0 +1,139 @@
+"""TFLite: one signature per bucket over shared weights, converted by litert-torch, quantized by ai-edge-quantizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgellm.backends import Lowered, Prepared, contents_of
+from edgellm.backends.trace import example
+from edgellm.core.signature import InputSpec, Signature
+from edgellm.core.target import Target
+from edgellm.errors import EdgellmError
+from edgellm.runtime.engines.tflite import signature_name
+
+_HYBRID_VERSION = 12
+"""FULLY_CONNECTED version stamped on dynamic int8: tflite-runtime 2.14 knows up to 11, loads such a file without an
+error and computes garbage, so it has to be made to refuse it."""
+
+
+def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
+    """Write model-<scheme>.tflite."""
+    import litert_torch
+
+    module = _Named(prepared.module, prepared.output.name)
+    converter = litert_torch
+    for tokens in prepared.buckets:
+        feeds = example(prepared, tokens, torch.int32)
+        converter = converter.signature(signature_name(tokens), module, None, feeds)
+    plain = folder / "model-fp32.tflite"
+    converter.convert().export(str(plain))
+    path = folder / f"model-{scheme}.tflite"
+    if scheme != "fp32":
+        _quantize(plain, scheme, path)
+        plain.unlink()
+    data = bytearray(path.read_bytes())
+    if scheme == "int8-dynamic":
+        stamp_fully_connected(data, _HYBRID_VERSION)
+    path.write_bytes(data)
+    inputs = tuple(InputSpec(s.name, "int32", s.shape, s.bound, s.pad) for s in prepared.inputs)
+    operators, kinds = _survey(data)
+    return Lowered(
+        file=path.name,
+        signature=Signature(inputs, (prepared.output,), buckets=prepared.buckets),
+        session_options={},
+        partitions=None,
+        delegated_ops=None,
+        total_ops=operators,
+        contents=contents_of(kinds, len(data)),
+    )
+
+
+def _quantize(source: Path, scheme: str, path: Path) -> None:
+    from ai_edge_quantizer import quantizer, recipe
+
+    recipes = {"int8-dynamic": recipe.dynamic_wi8_afp32, "int8-weight-only": recipe.weight_only_wi8_afp32}
+    quantizer.Quantizer(str(source), recipes[scheme]()).quantize().export_model(str(path), overwrite=True)
+
+
+class _Named(nn.Module):
+    """Names the output: the converter takes the name from a dict's key."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module = module
+        self.name = name
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        if token_type_ids is None:
+            return {self.name: self.module(input_ids=input_ids, attention_mask=attention_mask)}
+        return {
+            self.name: self.module(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        }
+
+
+def stamp_fully_connected(data: bytearray, version: int) -> None:
+    """Raise the version of every FULLY_CONNECTED operator code to `version`, in place.
+
+    Raises:
+        EdgellmError: there is none to stamp.
+
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAsModel(data, 0)
+    stamped = False
+    for index in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(index)
+        if code.BuiltinCode() != schema.BuiltinOperator.FULLY_CONNECTED:
+            continue
+        # Field 2 of OperatorCode in the schema; a default value of 1 is not stored and so can't be patched.
+        offset = code._tab.Offset(8)
+        if not offset:
+            raise EdgellmError(
+                "FULLY_CONNECTED has no version in the file, so it can't be guarded against old runtimes."
+            )
+        where = code._tab.Pos + offset
+        current = int.from_bytes(data[where : where + 4], "little")
+        data[where : where + 4] = max(current, version).to_bytes(4, "little")
+        stamped = True
+    if not stamped:
+        raise EdgellmError("The quantized TFLite graph has no FULLY_CONNECTED operator.")
+
+
+def _survey(data: bytearray) -> tuple[int, dict[str, int]]:
+    """Return operators of the longest signature, and the bytes of constants by what reads them."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAsModel(data, 0)
+    readers = {
+        schema.BuiltinOperator.EMBEDDING_LOOKUP: "embedding tables",
+        schema.BuiltinOperator.GATHER: "embedding tables",
+        schema.BuiltinOperator.FULLY_CONNECTED: "matmul weights",
+        schema.BuiltinOperator.DEQUANTIZE: "matmul weights",
+    }
+    kinds: dict[str, int] = {}
+    seen = set()
+    for s in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(s)
+        for o in range(graph.OperatorsLength()):
+            operator = graph.Operators(o)
+            kind = readers.get(model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode(), "other constants")
+            for i in range(operator.InputsLength()):
+                if operator.Inputs(i) < 0:
+                    continue
+                number = graph.Tensors(operator.Inputs(i)).Buffer()
+                stored = model.Buffers(number)
+                size = stored.DataLength() or stored.Size()  # large buffers lie outside the flatbuffer
+                if size and number not in seen:
+                    seen.add(number)
+                    kinds[kind] = kinds.get(kind, 0) + size
+    last = model.Subgraphs(model.SubgraphsLength() - 1)
+    return last.OperatorsLength(), kinds

@@ -1,0 +1,65 @@
+"""Tracing, shared by the backends."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from edgellm.backends import Prepared
+
+MIN_TOKENS = 2
+"""torch.export specializes a dimension of 1, so a dynamic length starts at 2."""
+
+_EXAMPLE_TOKENS = 12
+_LOWEST = -1e4
+_FINITE_MASK = -30.0
+
+
+def example(prepared: Prepared, tokens: int, dtype: torch.dtype = torch.int64) -> dict[str, torch.Tensor]:
+    """Return inputs [1, tokens] to trace with; the last quarter is padding, as the mask says.
+
+    Padding in the example keeps a shortcut for unpadded text from being traced.
+    """
+    feeds = {spec.name: torch.full((1, tokens), min(1, spec.bound - 1), dtype=dtype) for spec in prepared.inputs}
+    if "token_type_ids" in feeds:
+        feeds["token_type_ids"][:] = 0
+    if "attention_mask" in feeds:
+        feeds["attention_mask"][:, tokens - tokens // 4 :] = 0
+    return feeds
+
+
+def trace(module: nn.Module, prepared: Prepared) -> ExportedProgram:
+    """Return the traced module with a dynamic length of MIN_TOKENS to max_tokens and a finite mask."""
+    longest = prepared.buckets[-1]
+    feeds = example(prepared, min(_EXAMPLE_TOKENS, longest))
+    tokens = Dim("tokens", min=MIN_TOKENS, max=longest)
+    # The batch is 1 for good; only the length moves.
+    shapes = {name: {1: tokens} for name in feeds}
+    with torch.no_grad():
+        program = torch.export.export(module, (), kwargs=feeds, dynamic_shapes=shapes, strict=False)
+    clamp_constants(program)
+    return program
+
+
+def clamp_constants(program: ExportedProgram) -> int:
+    """Make masks finite in place, whatever operator applies them, and return how many constants were changed.
+
+    Models whose attention could not be replaced mask with the lowest float, as a scalar of `masked_fill`, `full`,
+    `where` or `mul`, or as a constant tensor. Bounds of clamps are not masks and stay.
+    """
+    changed = 0
+    for node in program.graph.nodes:
+        if node.op != "call_function" or "clamp" in str(node.target):
+            continue
+        args = tuple(_FINITE_MASK if isinstance(a, float) and a < _LOWEST else a for a in node.args)
+        if args != node.args:
+            node.args = args
+            changed += 1
+    for name, tensor in program.constants.items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and bool((tensor < _LOWEST).any()):
+            program.constants[name] = tensor.clamp(min=_FINITE_MASK)
+            changed += 1
+    if changed:
+        program.graph_module.recompile()
+    return changed
