@@ -1,0 +1,81 @@
+"""`python -m edgellm.stages` runs one job: everything that needs torch, in a process that may crash or run out of memory.
+
+A job is one JSON line on standard input; its result is `result.json` in the job's folder. When the parent goes away,
+standard input ends and so does the job. Standard output and error are the build's log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from edgellm.core import strict
+from edgellm.core.target import Target
+from edgellm.errors import EdgellmError, InputError, MissingDependencyError, to_wire
+from edgellm.stages.source import SourceModel
+
+
+def main() -> int:
+    """Run the job on standard input."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(job["folder"])
+    try:
+        result = {"ok": _run(job, folder)}
+    except EdgellmError as error:
+        result = {"error": to_wire(error)}
+    except ModuleNotFoundError as error:
+        traceback.print_exc()
+        missing = MissingDependencyError(
+            f"Building needs {error.name}.", hint="Install it with: pip install 'edgellm[build]'"
+        )
+        result = {"error": to_wire(missing)}
+    except MemoryError:
+        traceback.print_exc()
+        result = {"error": to_wire(InputError("The model is too large for this machine's memory."))}
+    except OSError as error:
+        traceback.print_exc()
+        result = {"os_error": {"errno": error.errno, "message": str(error)}}
+    except Exception as error:  # converters raise anything; the log has the traceback
+        traceback.print_exc()
+        first = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
+        failed = EdgellmError(f"{job['kind']} failed with {type(error).__name__}: {first}.")
+        result = {"error": to_wire(failed)}
+    partial = folder / "result.json.partial"
+    partial.write_text(json.dumps(result), encoding="utf-8")
+    partial.rename(folder / "result.json")
+    return 0
+
+
+def _run(job: dict[str, Any], folder: Path) -> object:
+    if job["kind"] == "describe":
+        from edgellm.stages.prepare import describe_factory
+
+        return describe_factory(job["factory"])
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    source = strict.read(SourceModel, job["source"], "job: source")
+    if job["kind"] == "reference":
+        from edgellm.stages.reference import write_reference
+
+        return write_reference(source, job["texts"], job["labelled"], job["max_tokens"], folder)
+    from edgellm.stages.lower import lower
+
+    target = strict.read(Target, job["target"], "job: target")
+    lowered = lower(source, job["format"], job["scheme"], target, tuple(job["buckets"]), folder)
+    return strict.plain(lowered)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of standard input, then leave at once: nobody wants the result."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+sys.exit(main())

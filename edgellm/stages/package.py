@@ -1,0 +1,200 @@
+"""Package: a folder of finished files becomes a bundle, at once or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgellm.core import strict
+from edgellm.core.manifest import FileEntry, Manifest
+from edgellm.errors import UsageError
+from edgellm.runtime.bundle import CARD, MANIFEST, REPORTS, Bundle, sha256_file
+from edgellm.stages.cache import alive
+
+
+def check_out(out: Path) -> None:
+    """Check that a bundle may be written to `out`: a new folder, an empty one, or a bundle to replace.
+
+    Raises:
+        UsageError: something else is there; it is never emptied.
+
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"{out} exists and is no folder.", hint="Choose another --out.")
+    if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
+        raise UsageError(
+            f"{out} is a folder with something else in it, and is left alone.", hint="Choose another --out."
+        )
+    parent = out.resolve().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"{parent} can't be written to.", hint="Choose another --out.")
+
+
+def list_files(folder: Path) -> tuple[FileEntry, ...]:
+    """Return an entry for every file a bundle's manifest lists, sorted by path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [(path, path.relative_to(folder).as_posix()) for path in paths]
+    return tuple(
+        FileEntry(name, path.stat().st_size, sha256_file(path))
+        for path, name in names
+        if name != MANIFEST and name.split("/")[0] != REPORTS
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json; the same manifest gives the same bytes."""
+    text = json.dumps(strict.plain(manifest), indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def write_card(folder: Path, manifest: Manifest) -> None:
+    """Write the bundle's README.md: what it is, what was measured, how to run it."""
+    (folder / CARD).write_text(_card(manifest), encoding="utf-8")
+
+
+def publish(files: Sequence[Path], folder: Path, out: Path) -> Bundle:
+    """Move a finished folder to `out`, replacing the bundle that was there in one step.
+
+    The copy is made beside `out`, so that the last step is a rename on one file system; a build that is killed
+    before it leaves the old bundle as it was. An identical bundle is left alone, with its reports.
+
+    Args:
+        files: the bundle's files, all directly in `folder`.
+        folder: where they lie now.
+        out: the bundle's folder.
+
+    Raises:
+        OSError: the disk is full or can't be written to; `out` is as it was.
+
+    """
+    manifest = (folder / MANIFEST).read_bytes()
+    if out.is_dir() and (out / MANIFEST).is_file() and (out / MANIFEST).read_bytes() == manifest and _intact(out):
+        return Bundle.open(out)
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(out)
+    need = sum(path.stat().st_size for path in files)
+    free = shutil.disk_usage(out.parent).free
+    if need > free:
+        raise OSError(errno.ENOSPC, f"{need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free", str(out.parent))
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir()
+        for path in files:
+            shutil.copyfile(path, partial / path.name)
+            _flush(partial / path.name)
+        check_out(out)
+        if out.exists():
+            _exchange(partial, out)
+        else:
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Bundle.open(out)
+
+
+def _exchange(new: Path, out: Path) -> None:
+    """Swap two folders; where the system can't do that in one step, in two renames that leave no loss."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if hasattr(libc, "renameat2"):
+            at_cwd, exchange = -100, 2  # linux/fcntl.h, linux/fs.h
+            if libc.renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(out), exchange) == 0:
+                return
+    old = out.with_name(f".{out.name}.partial-{os.getpid()}-old")
+    out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed builds left beside `out`."""
+    prefix = f".{out.name}.partial-"
+    for path in out.parent.glob(f"{prefix}*"):
+        if not alive(path.name.removeprefix(prefix).partition("-")[0]):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and "schema_version" in data and "artifacts" in data
+
+
+def _intact(out: Path) -> bool:
+    try:
+        Bundle.open(out).use_all()
+    except Exception:  # whatever is wrong with it, it gets replaced
+        return False
+    return True
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _card(manifest: Manifest) -> str:
+    rows = [
+        f"| `{a.file}` | {a.format} | {a.scheme} | {a.delegate} | {a.bytes / 1e6:.1f} | {a.agreement.mean:.4f} | "
+        f"{a.agreement.min:.4f} |"
+        for a in manifest.artifacts
+    ]
+    first = manifest.artifacts[0]
+    tools = ", ".join(f"{name} {version}" for name, version in sorted(manifest.tools.items()))
+    evaluated = [
+        f"- {a.format}: {a.evaluation.metric} {a.evaluation.value:.4f} (fp32 source {a.evaluation.source:.4f}, "
+        f"{a.evaluation.n} texts)"
+        for a in manifest.artifacts
+        if a.evaluation
+    ]
+    return "\n".join(
+        [
+            f"# {manifest.model.name} for {manifest.target}",
+            "",
+            f"A bundle made by edgellm: `{manifest.task}`, texts of up to {manifest.max_tokens} tokens (longer ones are cut, "
+            "and the result says so), one forward pass.",
+            "",
+            "| file | format | scheme | delegate | MB | mean agreement | min |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            f"Agreement is {first.agreement.metric} with the fp32 source model over {first.agreement.n} golden cases, from raw "
+            f"text, measured on {first.agreement.device}. It is no measurement on the target device: "
+            "`edgellm verify` makes one there, and `edgellm bench` measures latency.",
+            *(["", "On the labelled texts given to the build:", "", *evaluated] if evaluated else []),
+            "",
+            "## How to run it",
+            "",
+            f"    pip install 'edgellm[{first.format}]'",
+            '    edgellm run . "some text"',
+            "",
+            "or in Python:",
+            "",
+            "    from edgellm.runtime import Session",
+            "",
+            f'    result = Session.open(".", format="{first.format}")("some text")',
+            "",
+            "## Where it comes from",
+            "",
+            f"- Model: {manifest.model.name}, {manifest.model.parameters:,} parameters, licence "
+            f"{manifest.model.licence or 'not stated by its source'}, SHA-256 of the source `{manifest.model.source_sha256}`.",
+            "- Golden cases: texts written for the edgellm project (Apache-2.0), answered by the fp32 source; no user's text.",
+            f"- Made with {tools}.",
+            "",
+        ]
+    )

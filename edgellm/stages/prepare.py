@@ -1,0 +1,308 @@
+"""Prepare: load the source in fp32 and rewrite the module so that every format gets a graph it can take.
+
+Two modules come of one source: the reference, as its authors meant it, and the prepared one. `ensure_faithful`
+compares them, padded, before anything is lowered.
+
+The rewrites:
+- attention in three dimensions (`bmm` over heads), which XNNPACK takes whole, instead of four;
+- a finite additive mask. Hugging Face's masks padding with the lowest float; that one constant ruins whatever
+  quantizes activations to 8 bits, while exp(-30) is 1e-13 already.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from edgellm.errors import EdgellmError, InputError
+from edgellm.stages.source import SourceModel
+from edgellm.tasks import load_task
+
+if TYPE_CHECKING:
+    from edgellm.core.signature import Feeds
+
+MASKED = -30.0
+"""Added to the attention score of padding."""
+
+ATTENTION = "edgellm"
+"""Name under which the rewritten attention is registered with transformers."""
+
+TOLERANCE = 1e-4
+"""Largest difference between prepared and reference outputs, relative to the largest reference value.
+
+fp32 reassociation gives about 1e-6 on six layers."""
+
+
+def reference(source: SourceModel) -> nn.Module:
+    """Return the source in fp32 with the task's head, unchanged: what every artifact is compared with.
+
+    Raises:
+        InputError: it can't be loaded, or weights that it needs are missing.
+
+    """
+    return _wrap(source, _load(source, "sdpa"))
+
+
+def prepare(source: SourceModel) -> nn.Module:
+    """Return the rewritten module. Models whose attention can't be replaced keep their eager one."""
+    return _wrap(source, _load(source, ATTENTION))
+
+
+def ensure_faithful(
+    reference: nn.Module, prepared: nn.Module, feeds: Sequence[Feeds], max_positions: int | None = None
+) -> float:
+    """Return the largest difference between two modules over padded and unpadded feeds, relative to the outputs.
+
+    Raises:
+        EdgellmError: they differ by more than TOLERANCE: a rewrite does not fit this architecture.
+
+    """
+    worst = 0.0
+    with torch.no_grad():
+        for item in feeds:
+            inputs = {name: torch.from_numpy(array.copy()) for name, array in item.items()}
+            tokens = inputs["input_ids"].shape[1]
+            padding = min(7, (max_positions or tokens + 7) - tokens)
+            padded = {name: nn.functional.pad(tensor, (0, padding)) for name, tensor in inputs.items()}
+            expected = reference(**inputs)
+            scale = max(float(expected.abs().max()), 1e-6)
+            for candidate in (prepared(**inputs), prepared(**padded)):
+                same = candidate[:, :tokens] if candidate.dim() == 3 else candidate
+                worst = max(worst, float((same - expected).abs().max()) / scale)
+    if not worst <= TOLERANCE:
+        raise EdgellmError(
+            f"The prepared module differs from the source by {worst:.1e} (relative; {TOLERANCE:.0e} is allowed): a rewrite "
+            "does not fit this architecture.",
+            hint="Please report it with the model's config.json.",
+        )
+    return worst
+
+
+def describe_factory(factory: str) -> dict[str, Any]:
+    """Return config, number of parameters and digest of the module that a factory returns."""
+    import hashlib
+    import inspect
+    from pathlib import Path
+
+    module = _call_factory(factory)
+    config = getattr(module, "config", None)
+    facts: dict[str, Any] = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+    table = next((m for m in module.modules() if isinstance(m, nn.Embedding)), None)
+    if table is not None:
+        facts.setdefault("vocab_size", table.num_embeddings)
+        facts.setdefault("hidden_size", table.embedding_dim)
+    takes = inspect.signature(module.forward).parameters
+    if "token_type_ids" not in takes:
+        facts["type_vocab_size"] = 0
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    files = {inspect.getsourcefile(type(m)) for m in module.modules() if type(m).__module__ != "builtins"}
+    for file in sorted(name for name in files if name and "site-packages" not in name):
+        digest.update(Path(file).read_bytes())
+    return {
+        "config": {key: value for key, value in facts.items() if _is_plain(value)},
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (str, int, float, bool, dict, list))
+
+
+def _wrap(source: SourceModel, model: nn.Module) -> nn.Module:
+    return load_task(source.task).wrap(model, source.options).eval().requires_grad_(False)
+
+
+def _load(source: SourceModel, attention: str) -> nn.Module:
+    if source.factory is not None:
+        model = _call_factory(source.factory).float()
+        if attention == ATTENTION and hasattr(model, "set_attn_implementation"):
+            _register()
+            _choose_attention(model)
+        return model
+    assert source.folder is not None
+    _register()
+    model = _from_pretrained(source)
+    if attention == ATTENTION:
+        _choose_attention(model)
+    return model
+
+
+def _call_factory(factory: str) -> nn.Module:
+    module_name, _, function = factory.partition(":")
+    # As `python -m` would: the user's own module lies in the folder they stand in.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        model = getattr(importlib.import_module(module_name), function)()
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{factory} can't be imported: {error}.") from None
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"{factory} failed with {type(error).__name__}: {error}.") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{factory} returned {type(model).__name__}, not an nn.Module.")
+    return model.eval()
+
+
+def _from_pretrained(source: SourceModel) -> nn.Module:
+    """Load a folder with transformers: safetensors only, no code from the folder, nothing initialized at random."""
+    import transformers
+
+    assert source.folder is not None
+    auto = getattr(transformers, load_task(source.task).auto_class())
+    try:
+        config = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        cls = auto._model_mapping[type(config)]
+        cls = cls[0] if isinstance(cls, (list, tuple)) else cls
+    except (KeyError, ValueError, OSError) as error:
+        raise InputError(
+            f"transformers {transformers.__version__} can't load {source.name} for {source.task}: {_first_line(error)}."
+        ) from None
+    try:
+        model, info = _pruned(cls, _shapes(source.folder)).from_pretrained(
+            source.folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
+            attn_implementation="sdpa" if cls._supports_sdpa else "eager", output_loading_info=True,
+        )  # fmt: skip
+    except (ValueError, OSError, RuntimeError) as error:
+        raise InputError(f"{source.name} can't be loaded: {_first_line(error)}.") from None
+    # A pooler that the task does not use may be missing; anything else would be random.
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key or source.task != "feature-extraction")
+    if missing:
+        raise InputError(
+            f"{source.name} has no weights for {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}; "
+            "they would be random.",
+            hint=f"Was it trained for {source.task}?",
+        )
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _shapes(folder: str) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor in a folder's safetensors files."""
+    from pathlib import Path
+
+    from safetensors import safe_open
+
+    shapes = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(str(path), framework="np") as tensors:
+            for key in tensors.keys():  # noqa: SIM118  not a dict
+                shapes[key] = tuple(tensors.get_slice(key).get_shape())
+    return shapes
+
+
+def _pruned(cls: Any, shapes: dict[str, tuple[int, ...]]) -> Any:
+    """Return `cls`, with linears as wide as the checkpoint's.
+
+    Structured pruning leaves attention and feed-forward matrices smaller than the configuration says, and each layer
+    by its own amount; transformers would refuse the shapes.
+    """
+    prefix = getattr(cls, "base_model_prefix", "") + "."
+
+    def build(self: nn.Module, config: object, *args: object, **kwargs: object) -> None:
+        cls.__init__(self, config, *args, **kwargs)
+        for name, module in self.named_modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            keys = (f"{name}.weight", f"{prefix}{name}.weight", f"{name.removeprefix(prefix)}.weight")
+            shape = next((shapes[key] for key in keys if key in shapes), None)
+            if shape and len(shape) == 2 and shape != tuple(module.weight.shape):
+                module.out_features, module.in_features = shape
+                module.weight = nn.Parameter(module.weight.new_empty(shape))
+                if module.bias is not None:
+                    module.bias = nn.Parameter(module.bias.new_empty(shape[0]))
+
+    return type(cls.__name__, (cls,), {"__init__": build, "__module__": cls.__module__})
+
+
+def _choose_attention(model: nn.Module) -> None:
+    """Replace the attention, or make it eager where the architecture computes something that ours does not."""
+    try:
+        with _strictly(model):
+            model.set_attn_implementation(ATTENTION)
+            ids = torch.ones((1, 5), dtype=torch.long)
+            with torch.no_grad():
+                model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+        print(f"attention stays eager: {_first_line(error)}", file=sys.stderr)
+        model.set_attn_implementation("eager")
+
+
+@contextmanager
+def _strictly(model: nn.Module) -> Iterator[None]:
+    """Make an attention implementation that the architecture would ignore an error."""
+    calls = _CALLS[0]
+    yield
+    if _CALLS[0] == calls:
+        raise NotImplementedError(f"{type(model).__name__} does not use the attention interface")
+
+
+_CALLS = [0]
+
+
+def _register() -> None:
+    """Make the rewritten attention and its mask known to transformers. Idempotent."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, eager_mask
+
+    def mask(
+        batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any],
+        attention_mask: torch.Tensor | None = None, dtype: torch.dtype = torch.float32, **kwargs: Any,
+    ) -> torch.Tensor | None:  # fmt: skip
+        if mask_function is bidirectional_mask_function and attention_mask is not None:
+            return ((1.0 - attention_mask.to(dtype)) * MASKED).unsqueeze(1)
+        full = eager_mask(
+            batch_size, q_length, kv_length, mask_function=mask_function, attention_mask=attention_mask, dtype=dtype,
+            **{**kwargs, "allow_is_bidirectional_skip": False},
+        )  # fmt: skip
+        return None if full is None else full.clamp(min=MASKED)[:, 0]
+
+    AttentionInterface.register(ATTENTION, _attention)
+    AttentionMaskInterface.register(ATTENTION, mask)
+
+
+def _attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attention_mask: torch.Tensor | None, scaling: float | None = None, dropout: float = 0.0, **kwargs: object,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """Scaled dot-product attention of one text, in three dimensions.
+
+    Args:
+        module: the attention layer; unused.
+        query: [1, heads, tokens, head width]; key and value alike, with as many or fewer heads.
+        attention_mask: added to the scores, [1 or heads, 1 or tokens, tokens].
+        scaling: of the scores; the inverse root of the head width if None.
+
+    Returns:
+        [1, tokens, heads, head width], and no weights.
+
+    """
+    _CALLS[0] += 1
+    extra = [name for name, item in kwargs.items() if isinstance(item, torch.Tensor)]
+    if extra or kwargs.get("softcap") is not None:
+        raise NotImplementedError(f"attention with {', '.join(extra) or 'softcap'}")
+    _, heads, tokens, width = query.shape
+    if key.shape[1] != heads:
+        key = key.repeat_interleave(heads // key.shape[1], dim=1)
+        value = value.repeat_interleave(heads // value.shape[1], dim=1)
+    q = query.reshape(heads, tokens, width) * (width**-0.5 if scaling is None else scaling)
+    k = key.reshape(heads, tokens, width)
+    v = value.reshape(heads, tokens, width)
+    scores = torch.bmm(q, k.transpose(1, 2))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    mixed = torch.bmm(torch.softmax(scores, dim=-1), v)
+    return mixed.transpose(0, 1).reshape(1, tokens, heads, width), None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")

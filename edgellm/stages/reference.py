@@ -1,0 +1,74 @@
+"""Reference: the fp32 source's answers to the golden texts, which every artifact is compared with.
+
+Runs in a process of its own. It also checks that the prepared module computes the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from edgellm.core.signature import Signature
+from edgellm.runtime.bundle import GOLDEN, TOKENIZER, to_json
+from edgellm.runtime.session import to_feeds
+from edgellm.runtime.tokenizer import Tokenizer
+from edgellm.stages.prepare import ensure_faithful, prepare, reference
+from edgellm.stages.source import SourceModel
+from edgellm.tasks import Encoding, load_task
+
+LABELLED = "labelled.jsonl"
+"""Outputs of the fp32 source on the evaluation texts, one JSON list of passes per line."""
+
+_FAITHFUL_CASES = 16
+
+
+def write_reference(
+    source: SourceModel, texts: Sequence[str], labelled: Sequence[str], max_tokens: int, folder: Path
+) -> dict[str, float]:
+    """Write tokenizer.json and golden.jsonl (and labelled.jsonl for evaluation texts) into `folder`.
+
+    Returns:
+        {"faithful": largest relative difference between prepared and source module}
+
+    """
+    write_tokenizer(source, folder / TOKENIZER)
+    tokenizer = Tokenizer(folder / TOKENIZER, max_tokens)
+    task = load_task(source.task)
+    module = reference(source)
+    signature = Signature(source.inputs, (source.output,))
+
+    def encode(first: str, second: str | None) -> Encoding:
+        return tokenizer.encode(first, second)
+
+    def answer(text: str):  # type: ignore[no-untyped-def]
+        feeds = [to_feeds(encoding, signature) for encoding in task.encode(text, encode)]
+        with torch.no_grad():
+            results = [module(**{k: torch.from_numpy(v) for k, v in item.items()}) for item in feeds]
+        return feeds, [{source.output.name: result.float().numpy()} for result in results]
+
+    checked = []
+    with (folder / GOLDEN).open("w", encoding="utf-8") as lines:
+        for text in texts:
+            feeds, outputs = answer(text)
+            checked += feeds[:1]
+            value = task.decode(outputs, source.options)
+            case = {"input": text, "feeds": feeds, "outputs": outputs, "value": value}
+            lines.write(json.dumps(to_json(case), ensure_ascii=False) + "\n")
+    with (folder / LABELLED).open("w", encoding="utf-8") as lines:
+        for text in labelled:
+            lines.write(json.dumps(to_json(answer(text)[1])) + "\n")
+    sample = checked[:: max(1, len(checked) // _FAITHFUL_CASES)]
+    return {"faithful": ensure_faithful(module, prepare(source), sample, source.max_positions)}
+
+
+def write_tokenizer(source: SourceModel, path: Path) -> None:
+    """Write the source's tokenizer without padding and truncation, which the runtime sets itself."""
+    data = json.loads(Path(source.tokenizer).read_text(encoding="utf-8"))
+    data["padding"] = data["truncation"] = None
+    if source.lowercase:
+        own = data.get("normalizer")
+        data["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *([own] if own else [])]}
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
