@@ -1,0 +1,188 @@
+"""Bench: latency of a bundle's artifacts on a device, interleaved so that they meet the same machine.
+
+Every artifact runs in a worker of its own. The parent takes turns between them in blocks: one untimed run that brings
+the artifact's own data back into the caches, then a few timed ones. The order of the turns alternates.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from edgellm.core import strict
+from edgellm.core.latency import RUNS_FOR_P99, Latency, percentile
+from edgellm.core.manifest import Artifact
+from edgellm.device import Device
+from edgellm.device.client import WorkerClient
+from edgellm.errors import UsageError
+from edgellm.runtime.bundle import TOKENIZER, Bundle
+from edgellm.runtime.machine import Machine
+from edgellm.runtime.tokenizer import Tokenizer
+from edgellm.texts import default_texts
+
+DEFAULT_RUNS = 100
+DEFAULT_WARMUP = 5
+_BLOCK = 5
+"""Timed runs per turn."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was measured, and on what.
+
+    Attributes:
+        machine: the device's own account of itself.
+        engines: artifact id to engine and version.
+        records: one per artifact and length.
+
+    """
+
+    machine: Machine
+    engines: dict[str, str]
+    records: tuple[Latency, ...]
+
+
+def bench(
+    bundle: Bundle,
+    device: Device,
+    *,
+    formats: Sequence[str] = (),
+    threads: int = 1,
+    runs: int = DEFAULT_RUNS,
+    warmup: int = DEFAULT_WARMUP,
+    tokens: Sequence[int] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Benchmark:
+    """Measure latency.
+
+    Args:
+        bundle: to measure.
+        device: where it runs.
+        formats: which; all of the bundle's if empty.
+        threads: of each engine.
+        runs: timed runs of each artifact at each length.
+        warmup: runs before the first timed one.
+        tokens: lengths of the text, special tokens included; if empty, the buckets up to max_tokens.
+        progress: called with lengths done and in all.
+
+    Raises:
+        UsageError: a number is out of range, or the bundle has no such format.
+        EdgellmError: see `WorkerClient.request`.
+
+    """
+    if runs < 1 or warmup < 0 or threads < 1:
+        raise UsageError("--runs and --threads are 1 or more, --warmup is 0 or more.")
+    chosen = [bundle.artifact(fmt) for fmt in formats] or list(bundle.manifest.artifacts)
+    lengths = sorted(set(tokens)) or _default_lengths(bundle)
+    limit = bundle.manifest.max_tokens
+    if lengths[0] < 3 or lengths[-1] > limit:
+        raise UsageError(f"--tokens goes from 3 to the bundle's {limit}.")
+    bundle.use_all()
+    text = _Text(bundle)
+    with ExitStack() as stack:
+        workers = [(artifact, stack.enter_context(device.start())) for artifact in chosen]
+        path = device.push(bundle.path)
+        opened = {}
+        for artifact, worker in workers:  # one after the other, so that loading is not timed against another's
+            opened[artifact.id] = worker.request("open", bundle=path, artifact=artifact.id, threads=threads)
+        records = []
+        for done, length in enumerate(lengths):
+            progress(done, len(lengths))
+            request = {"input": text.of(length), "max_tokens": length}
+            records += _measure(workers, request, length, opened, threads, runs, warmup)
+        progress(len(lengths), len(lengths))
+    first = next(iter(opened.values()))
+    order = {artifact.id: i for i, artifact in enumerate(chosen)}
+    return Benchmark(
+        machine=strict.read(Machine, first["machine"], "machine"),
+        engines={name: str(reply["engine"]) for name, reply in opened.items()},
+        records=tuple(sorted(records, key=lambda r: (order[r.id], r.tokens))),
+    )
+
+
+def _measure(
+    workers: list[tuple[Artifact, WorkerClient]], request: dict[str, object], length: int,
+    opened: dict[str, dict[str, Any]], threads: int, runs: int, warmup: int,
+) -> list[Latency]:  # fmt: skip
+    """Return one record per artifact at one length."""
+    first = {a.id: w.request("time", **request, runs=1)["inference_ms"][0] for a, w in workers}
+    samples: dict[str, dict[str, list[float]]] = {a.id: {"inference_ms": [], "tokenize_ms": []} for a, _ in workers}
+    cpu = dict.fromkeys(samples, 0.0)
+    rss = dict.fromkeys(samples, 0.0)
+    counted = dict.fromkeys(samples, 0)
+    for _, worker in workers:
+        worker.request("time", **request, warmup=warmup, runs=0)
+    turn = 0
+    while counted[workers[0][0].id] < runs:
+        block = min(_BLOCK, runs - counted[workers[0][0].id])
+        for artifact, worker in workers if turn % 2 == 0 else reversed(workers):
+            reply = worker.request("time", **request, warmup=1, runs=block)
+            for name, column in samples[artifact.id].items():
+                column += reply[name]
+            cpu[artifact.id] += reply["cpu_ms"]
+            rss[artifact.id] = max(rss[artifact.id], reply["peak_rss_mb"])
+            counted[artifact.id] += block
+            if reply["tokens"] != length:
+                raise UsageError(f"The text of the benchmark has {reply['tokens']} tokens at most, not {length}.")
+        turn += 1
+    return [
+        _record(a, length, threads, opened[a.id]["load_ms"], first[a.id], samples[a.id], cpu[a.id], rss[a.id])
+        for a, _ in workers
+    ]
+
+
+def _record(
+    artifact: Artifact, length: int, threads: int, load: float, first: float, samples: dict[str, list[float]],
+    cpu: float, rss: float,
+) -> Latency:  # fmt: skip
+    times = samples["inference_ms"]
+    runs = len(times)
+    return Latency(
+        id=artifact.id,
+        format=artifact.format,
+        tokens=length,
+        threads=threads,
+        runs=runs,
+        load_ms=round(load, 3),
+        first_ms=round(first, 3),
+        tokenize_ms=round(statistics.median(samples["tokenize_ms"]), 4),
+        p50_ms=round(percentile(times, 50), 4),
+        p90_ms=round(percentile(times, 90), 4),
+        p99_ms=round(percentile(times, 99), 4) if runs >= RUNS_FOR_P99 else None,
+        mean_ms=round(statistics.fmean(times), 4),
+        cpu_ms=round(cpu / runs, 4),
+        peak_rss_mb=round(rss, 1),
+    )
+
+
+def _default_lengths(bundle: Bundle) -> list[int]:
+    """Return the buckets of a static artifact, or 16 and max_tokens."""
+    buckets = {n for a in bundle.manifest.artifacts for n in a.signature.buckets}
+    return sorted(buckets) or sorted({min(16, bundle.manifest.max_tokens), bundle.manifest.max_tokens})
+
+
+class _Text:
+    """Real prose of a given number of tokens."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._words = default_texts("bench")[0].split(" ")
+        self._tokenizer = Tokenizer(bundle.use(TOKENIZER), bundle.manifest.max_tokens)
+
+    def of(self, tokens: int) -> str:
+        """Return the shortest beginning that fills `tokens` once it is cut there, so that little is tokenized in vain.
+
+        Raises:
+            UsageError: the prose is too short.
+
+        """
+        low, high = 1, len(self._words)
+        while low < high:
+            middle = (low + high) // 2
+            if len(self._tokenizer.encode(" ".join(self._words[:middle]), max_tokens=tokens).ids) >= tokens:
+                high = middle
+            else:
+                low = middle + 1
+        return " ".join(self._words[:low])

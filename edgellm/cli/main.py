@@ -1,0 +1,269 @@
+"""`edgellm`: build, run, bench, verify, inspect, targets, doctor.
+
+A command imports what it needs when it runs, so that a device without converters can use it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+import edgellm
+from edgellm.core import strict
+from edgellm.errors import EdgellmError
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+_FORMAT = click.option("--format", "formats", multiple=True, help="A format (may be repeated); all if left out.")
+
+
+class _Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Whole numbers separated by commas."""
+
+    name = "n,n,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the numbers, or fail as click does."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not whole numbers separated by commas.", param, ctx)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(edgellm.__version__, prog_name="edgellm")
+def cli() -> None:
+    """Lower PyTorch transformers to int8 artifacts that provably give the same answers, and run them on the device."""
+
+
+@cli.command()
+@click.argument("model", required=False)
+@click.option("--target", required=True, help="What to build for; 'edgellm targets' lists them.")
+@_FORMAT
+@click.option("--scheme", help="What is quantized how; the target's default if left out.")
+@click.option("--task", help="Hugging Face pipeline id; from the model's architecture if left out.")
+@click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
+@click.option("--pooling", help="mean, cls or none, for feature-extraction; as the model's own files ask if left out.")
+@click.option("--calibration", help="File of one text per line, for schemes that calibrate.")
+@click.option("--eval", "evaluation", help="Tab-separated file with the columns text and label.")
+@click.option("--min-agreement", default=0.99, show_default=True, help="The gate: mean agreement with the fp32 model.")
+@click.option(
+    "--seq-len", type=_Numbers(), help="Token counts to serve without padding beyond; the last is the longest."
+)
+@click.option("--out", help="The bundle's folder; MODEL-TARGET if left out.")
+@click.option("--no-cache", is_flag=True, help="Make everything anew, and keep nothing for the next build.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@_JSON
+def build(
+    model: str | None, target: str, formats: tuple[str, ...], scheme: str | None, task: str | None,
+    tokenizer: str | None, pooling: str | None, calibration: str | None, evaluation: str | None, min_agreement: float,
+    seq_len: tuple[int, ...] | None, out: str | None, no_cache: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Build a verified bundle from MODEL.
+
+    MODEL is a folder written by save_pretrained, or package.module:function that returns an nn.Module; left out, it is
+    the sentence encoder of the demo extra.
+    """
+    from edgellm.cli import render
+    from edgellm.cli.progress import build_progress
+    from edgellm.pipeline import build_timed
+
+    with build_progress(quiet=quiet or as_json) as progress:
+        done = build_timed(
+            model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
+            calibration=calibration, eval=evaluation, min_agreement=min_agreement, seq_len=seq_len, out=out,
+            cache=not no_cache, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        manifest = strict.plain(done.bundle.manifest)
+        _print_json({"bundle": str(done.bundle.path), "manifest": manifest, "seconds": done.seconds})
+    elif not quiet:
+        click.echo(render.built(done.bundle.manifest, str(done.bundle.path)))
+
+
+@cli.command()
+@click.argument("bundle")
+@click.argument("text")
+@click.option("--format", "fmt", help="A format; the first whose engine is installed if left out.")
+@click.option("--threads", default=1, show_default=True, help="Compute threads.")
+@_JSON
+def run(bundle: str, text: str, fmt: str | None, threads: int, as_json: bool) -> None:
+    """Answer TEXT with BUNDLE in one forward pass."""
+    from edgellm.runtime import Session
+    from edgellm.runtime.bundle import to_json
+
+    result = Session.open(bundle, format=fmt, threads=threads)(text)
+    if as_json:
+        _print_json(
+            {
+                "value": to_json(result.value),
+                "format": result.format,
+                "timing": strict.plain(result.timing),
+                "truncated": result.truncated,
+            }
+        )
+        return
+    click.echo(_readable(to_json(result.value)))
+    cut = "; the text was cut" if result.truncated else ""
+    timing = result.timing
+    click.echo(
+        f"\n{result.format}: {timing.inference_ms:.2f} ms for the first inference, "
+        f"{timing.tokenize_ms:.2f} ms to tokenize{cut} ('edgellm bench' measures latency)."
+    )
+
+
+@cli.command()
+@click.argument("bundle")
+@_FORMAT
+@click.option("--threads", default=1, show_default=True, help="Compute threads of each engine.")
+@click.option("--runs", default=100, show_default=True, help="Timed runs per artifact and length.")
+@click.option("--warmup", default=5, show_default=True, help="Untimed runs before them.")
+@click.option("--tokens", type=_Numbers(), help="Lengths to measure, special tokens included.")
+@_JSON
+def bench(
+    bundle: str, formats: tuple[str, ...], threads: int, runs: int, warmup: int, tokens: tuple[int, ...] | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Measure the latency of BUNDLE on this machine."""
+    from edgellm.benchmark import bench as measure
+    from edgellm.cli import render
+    from edgellm.device.host import Host
+    from edgellm.runtime import Bundle
+
+    result = measure(
+        Bundle.open(bundle), Host(), formats=formats, threads=threads, runs=runs, warmup=warmup, tokens=tokens or ()
+    )
+    if as_json:
+        _print_json(strict.plain(result))
+    else:
+        click.echo(render.benched(result))
+
+
+@cli.command()
+@click.argument("bundle")
+@_FORMAT
+@click.option("--cases", type=click.IntRange(min=1), help="Golden cases to run; all if left out.")
+@_JSON
+def verify(bundle: str, formats: tuple[str, ...], cases: int | None, as_json: bool) -> None:
+    """Check the hashes of BUNDLE, and its golden cases on this machine."""
+    from edgellm.cli import render
+    from edgellm.device.host import Host
+    from edgellm.runtime import Bundle
+    from edgellm.stages.verify import verify_bundle
+
+    result = verify_bundle(Bundle.open(bundle), Host(), formats=formats, cases=cases)
+    if as_json:
+        _print_json(strict.plain(result))
+    else:
+        click.echo(render.verified(result))
+    if not result.ok:
+        raise click.exceptions.Exit(5)
+
+
+@cli.command()
+@click.argument("bundle")
+@_JSON
+def inspect(bundle: str, as_json: bool) -> None:
+    """Show what is in BUNDLE: signature, delegation, where the bytes are."""
+    from edgellm.cli import render
+    from edgellm.runtime import Bundle
+    from edgellm.targets import load_target, target_names
+
+    manifest = Bundle.open(bundle).manifest
+    if as_json:
+        _print_json(strict.plain(manifest))
+    else:
+        known = load_target(manifest.target) if manifest.target in target_names() else None
+        click.echo(render.inspected(manifest, known))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_JSON
+def targets(name: str | None, as_json: bool) -> None:
+    """List the targets, or show the one called NAME."""
+    from edgellm.cli import render
+    from edgellm.targets import load_target, target_names, targets_dir
+
+    if name is not None and not as_json:
+        target = load_target(name)
+        click.echo((targets_dir() / f"{target.name}.toml").read_text(encoding="utf-8").rstrip())
+        return
+    items = [load_target(each) for each in ([name] if name else target_names())]
+    if as_json:
+        _print_json({"targets": strict.plain(items)})
+    else:
+        click.echo(render.targets(items))
+
+
+@cli.command()
+@_JSON
+def doctor(as_json: bool) -> None:
+    """Say what is installed, what misses, and what is outside the versions tested together."""
+    from edgellm.cli import render
+    from edgellm.doctor import examine
+
+    result = examine()
+    if as_json:
+        _print_json(strict.plain(result))
+    else:
+        click.echo(render.health(result))
+    if not result.ok:
+        raise click.exceptions.Exit(4)
+
+
+def main() -> NoReturn:
+    """Run the command line; errors become one clear paragraph and an exit code of their kind."""
+    try:
+        code = cli(standalone_mode=False)
+    except EdgellmError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        _complain("Interrupted.")
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read us has gone; there is nobody to tell
+        sys.exit(0)
+    except Exception as error:
+        log = _write_traceback()
+        _complain(f"Internal error: {type(error).__name__}: {error}", f"The traceback is in {log}; please report it.")
+        sys.exit(70)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_json(data: object) -> None:
+    click.echo(json.dumps(data, ensure_ascii=False, allow_nan=False))
+
+
+def _readable(value: object) -> str:
+    """Return a value for people: a long vector is shortened."""
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        head = ", ".join(f"{x:.4f}" for x in value[:6])
+        return f"[{head}, ...] ({len(value)} numbers; --json prints all)" if len(value) > 6 else f"[{head}]"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "\n".join(f"{item['score']:.4f}  {item['label']}" for item in value)
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return f"{len(value)} vectors of {len(value[0])} numbers (--json prints all)"
+    return str(value)
+
+
+def _complain(message: str, hint: str = "") -> None:
+    click.echo(f"edgellm: {message}{' ' + hint if hint else ''}", err=True)
+
+
+def _write_traceback() -> Path:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", prefix="edgellm-", suffix=".log", delete=False, encoding="utf-8") as handle:
+        traceback.print_exc(file=handle)
+    return Path(handle.name)

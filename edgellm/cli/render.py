@@ -1,0 +1,137 @@
+"""How results look to a person: plain columns, which work on a device without rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgellm.benchmark import Benchmark
+from edgellm.core.manifest import Manifest
+from edgellm.core.signature import Signature
+from edgellm.core.target import Target
+from edgellm.doctor import Health
+from edgellm.stages.verify import Verification
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> str:
+    """Return a table; the first `left` columns are aligned left, the others right."""
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = []
+    for row in cells:
+        parts = [
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def built(manifest: Manifest, path: str) -> str:
+    """Return the summary of a build."""
+    rows = [
+        (a.format, a.scheme, a.delegate, f"{a.bytes / 1e6:.1f}", f"{a.agreement.mean:.4f}", f"{a.agreement.min:.4f}",
+         _known(a.partitions))
+        for a in manifest.artifacts
+    ]  # fmt: skip
+    table = columns(("format", "scheme", "delegate", "MB", "agreement", "min", "partitions"), rows, left=3)
+    first = manifest.artifacts[0].agreement
+    return (
+        f"{manifest.model.name} for {manifest.target} -> {path}\n\n{table}\n\n"
+        f"Agreement: {first.metric} with the fp32 model, {first.n} texts, run on {first.device}."
+    )
+
+
+def verified(result: Verification) -> str:
+    """Return the verdicts."""
+    rows = [
+        (v.format, "ok" if v.ok else "FAILED", f"{v.agreement.mean:.4f}", f"{v.agreement.min:.4f}", v.agreement.n)
+        for v in result.artifacts
+    ]
+    metric = result.artifacts[0].agreement.metric
+    emulated = ", emulated" if result.emulated else ""
+    return columns(("format", "verdict", "agreement", "min", "cases"), rows, left=2) + (
+        f"\n\nAgreement: {metric} with the fp32 model, from raw text, on {result.artifacts[0].agreement.device}{emulated}."
+    )
+
+
+def benched(result: Benchmark) -> str:
+    """Return the latency table and the machine it is about."""
+    rows = [
+        (r.format, r.tokens, f"{r.p50_ms:.2f}", f"{r.p90_ms:.2f}", "n/a" if r.p99_ms is None else f"{r.p99_ms:.2f}",
+         f"{r.mean_ms:.2f}", f"{r.cpu_ms:.2f}", f"{r.tokenize_ms:.3f}", f"{r.load_ms:.0f}", f"{r.first_ms:.2f}",
+         f"{r.peak_rss_mb:.0f}")
+        for r in result.records
+    ]  # fmt: skip
+    head = ("format", "tokens", "p50", "p90", "p99", "mean", "cpu", "tokenize", "load", "first", "peak MB")
+    first = result.records[0]
+    engines = ", ".join(sorted(set(result.engines.values())))
+    return columns(head, rows) + (
+        f"\n\nMilliseconds of one forward pass, {first.runs} runs, {first.threads} thread{'s' * (first.threads > 1)}, "
+        f"formats interleaved; {engines}.\n{result.machine}"
+    )
+
+
+def inspected(manifest: Manifest, target: Target | None) -> str:
+    """Return signature, delegation and bytes of every artifact."""
+    lines = [
+        f"{manifest.task}: {manifest.model.name} ({manifest.model.parameters:,} parameters, licence "
+        f"{manifest.model.licence or 'not stated'}) for {manifest.target}"
+        + (f", tier {target.tier}" if target else ""),
+        f"longest text {manifest.max_tokens} tokens, gate {manifest.min_agreement:g}",
+    ]
+    for a in manifest.artifacts:
+        lines += ["", f"{a.file}: {a.bytes / 1e6:.2f} MB, {a.scheme}, {a.delegate}"]
+        lines.append(f"  signature   {_signature(a.signature)}")
+        if a.partitions is None:
+            lines.append(
+                f"  delegation  decided by {a.delegate} when it loads; {_known(a.total_ops)} operators before it"
+            )
+        else:
+            lines.append(
+                f"  delegation  {a.delegated_ops} of {a.total_ops} operators in {a.partitions} partitions of {a.delegate}"
+            )
+        lines.append(f"  agreement   {a.agreement}")
+        lines += [f"  {row.bytes / 1e6:9.2f} MB  {100 * row.bytes / a.bytes:4.1f} %  {row.kind}" for row in a.contents]
+    return "\n".join(lines)
+
+
+def targets(items: Sequence[Target]) -> str:
+    """Return the table of targets."""
+    rows = [(t.name, t.tier, t.cpu, " ".join(t.formats), t.scheme, t.summary) for t in items]
+    return columns(("target", "tier", "cpu", "formats", "scheme", "what it is"), rows, left=6) + (
+        "\n\nTier 1 is executed in CI, tier 2 built in CI and its artifacts executed on x86-64, tier 3 neither."
+    )
+
+
+def health(result: Health) -> str:
+    """Return the doctor's findings."""
+    lines = [
+        f"Python {result.python}{'' if result.python_ok else '  OUTSIDE the tested range'}",
+        str(result.machine),
+        "",
+    ]
+    rows = []
+    for p in result.packages:
+        state = "not installed" if p.found is None else "ok" if p.ok else "OUTSIDE the tested range"
+        rows.append((p.name, p.extra, p.wanted or "any", p.found or "-", state))
+    lines.append(columns(("package", "extra", "tested together", "installed", ""), rows, left=5))
+    lines.append("")
+    for f in result.formats:
+        run = f"runs with {f.engine}" if f.engine else f"can't run: pip install 'edgellm[{f.format}]'"
+        make = (
+            "builds"
+            if f.can_build
+            else f"can't be built: {', '.join(f.missing)} missing (pip install 'edgellm[build]')"
+        )
+        lines.append(f"{f.format}: {run}; {make}")
+    return "\n".join(lines)
+
+
+def _signature(signature: Signature) -> str:
+    inputs = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in signature.inputs)
+    outputs = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in signature.outputs)
+    lengths = f"tokens in {list(signature.buckets)}" if signature.buckets else f"tokens from {signature.min_tokens}"
+    return f"{inputs} -> {outputs}; {lengths}".replace("'", "")
+
+
+def _known(number: int | None) -> str:
+    return "at load" if number is None else str(number)
