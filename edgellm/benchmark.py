@@ -75,7 +75,8 @@ def bench(
     """
     if runs < 1 or warmup < 0 or threads < 1:
         raise UsageError("--runs and --threads are 1 or more, --warmup is 0 or more.")
-    chosen = [bundle.artifact(fmt) for fmt in formats] or list(bundle.manifest.artifacts)
+    pairs = [(bundle, bundle.artifact(fmt)) for fmt in formats] or bundle.artifacts()
+    chosen = [artifact for _, artifact in pairs]
     lengths = sorted(set(tokens)) or _default_lengths(bundle)
     limit = bundle.manifest.max_tokens
     if lengths[0] < 3 or lengths[-1] > limit:
@@ -83,11 +84,13 @@ def bench(
     bundle.use_all()
     text = _Text(bundle)
     with ExitStack() as stack:
-        workers = [(artifact, stack.enter_context(device.start())) for artifact in chosen]
-        path = device.push(bundle.path)
+        workers = []
         opened = {}
-        for artifact, worker in workers:  # one after the other, so that loading is not timed against another's
+        for home, artifact in pairs:  # one after the other, so that loading is not timed against another's
+            worker = stack.enter_context(device.start())
+            path = device.push(home.path)
             opened[artifact.id] = worker.request("open", bundle=path, artifact=artifact.id, threads=threads)
+            workers.append((artifact, worker))
         records = []
         for done, length in enumerate(lengths):
             progress(done, len(lengths))

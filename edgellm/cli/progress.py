@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgellm.pipeline import Progress
-
-Report = Callable[[Progress], None]
+from edgellm.stages.produce import Progress, Report
 
 
 @contextmanager

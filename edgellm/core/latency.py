@@ -17,7 +17,7 @@ class Latency:
         tokens: length of the text, special tokens included.
         threads: threads the engine was given.
         runs: timed runs, warm-up excluded.
-        load_ms: hash check excluded; opening the engine.
+        load_ms: opening the artifact; importing the engine and checking the hash are not in it.
         first_ms: the first inference at this length.
         tokenize_ms: median time from text to ids.
         p50_ms, p90_ms: percentiles of one inference (linear interpolation).

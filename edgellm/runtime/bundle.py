@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -126,6 +125,10 @@ class Bundle:
                 return artifact
         raise unknown("format", fmt, [a.format for a in self.manifest.artifacts], hint=f"{self.path} holds no other.")
 
+    def artifacts(self) -> list[tuple[Bundle, Artifact]]:
+        """Return every artifact with the bundle it lies in."""
+        return [(self, artifact) for artifact in self.manifest.artifacts]
+
     def golden(self) -> Iterator[GoldenCase]:
         """Yield the golden cases, after checking the hash of their file.
 
@@ -187,6 +190,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def sha256_file(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in pieces."""
+    import hashlib  # not at the top: loading OpenSSL takes as long as loading tokenizers
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

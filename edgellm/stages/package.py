@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from edgellm.core import strict
@@ -60,15 +59,14 @@ def write_card(folder: Path, manifest: Manifest) -> None:
     (folder / CARD).write_text(_card(manifest), encoding="utf-8")
 
 
-def publish(files: Sequence[Path], folder: Path, out: Path) -> Bundle:
+def publish(folder: Path, out: Path) -> Bundle:
     """Move a finished folder to `out`, replacing the bundle that was there in one step.
 
     The copy is made beside `out`, so that the last step is a rename on one file system; a build that is killed
     before it leaves the old bundle as it was. An identical bundle is left alone, with its reports.
 
     Args:
-        files: the bundle's files, all directly in `folder`.
-        folder: where they lie now.
+        folder: a finished bundle.
         out: the bundle's folder.
 
     Raises:
@@ -81,6 +79,7 @@ def publish(files: Sequence[Path], folder: Path, out: Path) -> Bundle:
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     _sweep(out)
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     need = sum(path.stat().st_size for path in files)
     free = shutil.disk_usage(out.parent).free
     if need > free:

@@ -13,7 +13,6 @@ from edgellm.core.manifest import Artifact
 from edgellm.core.signature import Outputs
 from edgellm.device import Device
 from edgellm.errors import GateError
-from edgellm.runtime import engines
 from edgellm.runtime.bundle import Bundle, GoldenCase, to_feeds, to_outputs
 from edgellm.tasks import load_task
 
@@ -175,17 +174,6 @@ def gate(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: f
     if len(table.names) > 2:
         lines.append(f"The odd one out is {table.odd_one_out()}.")
     raise GateError("\n".join(lines), hint=_advice(short or dropped))
-
-
-def ensure_engines(formats: Sequence[str]) -> None:
-    """Check that every format can be run here, before minutes are spent on lowering.
-
-    Raises:
-        MissingDependencyError: an engine is not installed.
-
-    """
-    for fmt in formats:
-        engines.require(fmt)
 
 
 def _drop(measured: Evaluation) -> float:

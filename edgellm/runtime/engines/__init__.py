@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from pathlib import Path
 from typing import Protocol, cast
@@ -27,6 +26,10 @@ class EngineModule(Protocol):
 
     PACKAGES: tuple[str, ...]
     """Distributions that can run the format, the first is the one to install."""
+
+    def load(self) -> None:
+        """Import the engine's package."""
+        ...
 
     def open(self, path: Path, artifact: Artifact, threads: int) -> Engine:
         """Return the opened artifact, with exactly `threads` compute threads."""
@@ -80,6 +83,8 @@ def require(fmt: str) -> str:
 
 def engine_version(fmt: str) -> str:
     """Return "package version" of the installed engine of a format."""
+    import importlib.metadata  # not at the top: it takes a sixth of the time of importing the runtime
+
     package = require(fmt)
     try:
         return f"{package} {importlib.metadata.version(package)}"

@@ -5,6 +5,9 @@ The thread pool belongs to the process: a worker holds one artifact, so its thre
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +25,11 @@ class ExecutorchEngine:
     def __init__(self, path: Path, artifact: Artifact, threads: int) -> None:
         import torch
         from executorch.extension.pybindings import _C
-
-        # Whatever OMP_NUM_THREADS says, the pool has one thread per core until it is reset, before loading.
-        _C._unsafe_reset_threadpool(threads)
-        import executorch.kernels.quantized  # noqa: F401  registers the int8 embedding operators
         from executorch.runtime import Runtime, Verification
 
+        # Whatever OMP_NUM_THREADS says, the pool has one thread per core until it is reset, before loading.
+        with _quiet():
+            _C._unsafe_reset_threadpool(threads)
         self._from_numpy = torch.from_numpy
         try:
             program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
@@ -51,6 +53,26 @@ class ExecutorchEngine:
         except RuntimeError as error:
             raise DeviceError(f"ExecuTorch failed to run: {error}.") from None
         return {name: np.array(value.numpy()) for name, value in zip(self._outputs, values, strict=True)}
+
+
+def load() -> None:
+    """Import ExecuTorch's runtime, and torch with it, keeping its chatter out of the program's standard error."""
+    with _quiet():
+        import executorch.kernels.quantized
+        import executorch.runtime  # noqa: F401  the import above registers the int8 embedding operators
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Send descriptor 2 nowhere: ExecuTorch and cpuinfo log there from C++, whatever Python is told."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def open(path: Path, artifact: Artifact, threads: int) -> ExecutorchEngine:

@@ -42,6 +42,11 @@ class OnnxEngine:
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
 
 
+def load() -> None:
+    """Import ONNX Runtime."""
+    import onnxruntime  # noqa: F401
+
+
 def open(path: Path, artifact: Artifact, threads: int) -> OnnxEngine:
     """Return the opened artifact with `threads` intra-op threads."""
     return OnnxEngine(path, artifact, threads)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -23,15 +24,18 @@ def signature_name(tokens: int) -> str:
     return f"tokens_{tokens}"
 
 
+def _interpreter() -> ModuleType:
+    """Return the module of the installed interpreter."""
+    return importlib.import_module(f"{engines.MODULES[engines.require('tflite')]}.interpreter")
+
+
 class TfliteEngine:
     """An opened .tflite file."""
 
     def __init__(self, path: Path, artifact: Artifact, threads: int) -> None:
-        package = engines.require("tflite")
-        interpreter = importlib.import_module(f"{engines.MODULES[package]}.interpreter")
         try:
             # The interpreter must outlive its runners.
-            self._interpreter = interpreter.Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter = _interpreter().Interpreter(model_path=str(path), num_threads=threads)
             signatures = set(self._interpreter.get_signature_list())
             # Opening plans the memory of every signature, so that a wrong operator version fails here and not later.
             self._runners = {
@@ -56,6 +60,11 @@ class TfliteEngine:
         tokens = typed[self._inputs[0].name].shape[1]
         values = self._runners[tokens](**typed)
         return {name: np.asarray(values[name]) for name in self._outputs}
+
+
+def load() -> None:
+    """Import the interpreter that is installed."""
+    _interpreter()
 
 
 def open(path: Path, artifact: Artifact, threads: int) -> TfliteEngine:

@@ -1,0 +1,152 @@
+"""Gate: assemble the bundle, and run every artifact as it ships, on raw text, against the fp32 source."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import edgellm
+from edgellm.backends import TOOLS, Lowered
+from edgellm.core import strict
+from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation
+from edgellm.core.manifest import SCHEMA_VERSION, Artifact, Manifest, ModelInfo
+from edgellm.device.host import Host
+from edgellm.runtime import engines
+from edgellm.runtime.bundle import GOLDEN, TOKENIZER, Bundle, sha256_file, to_outputs
+from edgellm.runtime.machine import cpu_identity
+from edgellm.stages import package, verify
+from edgellm.stages.cache import Cache, Entry, key_of, versions
+from edgellm.stages.plan import Plan
+from edgellm.stages.produce import REFERENCE
+from edgellm.tasks import load_task
+
+
+def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Path:
+    """Assemble the bundle in `work`, run every artifact as it ships, and return the finished folder.
+
+    Raises:
+        GateError: an artifact falls short.
+
+    """
+    folder = work / "bundle"
+    folder.mkdir()
+    reference = entries[REFERENCE].folder
+    lowered = {fmt: strict.read(Lowered, entries[fmt].value, fmt) for fmt in plan.formats}
+    for path in (
+        reference / TOKENIZER,
+        reference / GOLDEN,
+        *(entries[f].folder / lowered[f].file for f in plan.formats),
+    ):
+        _link(path, folder / path.name)
+    manifest = _manifest(plan, lowered, folder)
+    measured = _measured(plan, manifest, store, folder, reference)
+    artifacts = tuple(
+        dataclasses.replace(
+            artifact,
+            agreement=strict.read(Agreement, measured["agreement"][artifact.id], "gate"),
+            evaluation=_evaluation(measured["evaluation"].get(artifact.id)),
+        )
+        for artifact in manifest.artifacts
+    )
+    table = strict.read(AgreementMatrix, measured["matrix"], "gate")
+    verify.gate(artifacts, table, plan.min_agreement)
+    manifest = dataclasses.replace(manifest, artifacts=artifacts, matrix=table)
+    package.write_card(folder, manifest)
+    package.write_manifest(folder, dataclasses.replace(manifest, files=package.list_files(folder)))
+    return folder
+
+
+def _manifest(plan: Plan, lowered: dict[str, Lowered], folder: Path) -> Manifest:
+    """Return the manifest of files that are there, with nothing measured yet."""
+    tools = sorted({tool for fmt in plan.formats for tool in TOOLS[fmt]})
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        task=plan.source.task,
+        task_options=plan.source.options,
+        target=plan.target.name,
+        model=ModelInfo(plan.source.name, plan.source.sha256, plan.source.parameters, plan.source.licence),
+        tools={"edgellm": edgellm.__version__, **versions(tuple(tools))},
+        max_tokens=plan.max_tokens,
+        min_agreement=plan.min_agreement,
+        files=package.list_files(folder),
+        artifacts=tuple(_artifact(plan, fmt, lowered[fmt], folder) for fmt in plan.formats),
+        matrix=AgreementMatrix((), ()),
+    )
+
+
+def _measured(plan: Plan, manifest: Manifest, store: Cache, folder: Path, reference: Path) -> dict[str, Any]:
+    """Return agreements, evaluations and matrix; what was measured of the same bytes on the same CPU is not run again."""
+    key = key_of(
+        "gate",
+        (),
+        files=strict.plain(manifest.files),
+        options=strict.plain(manifest.task_options),
+        labelled=[[item.text, item.label] for item in plan.labelled],
+        cpu=cpu_identity(),
+        engines=[engines.engine_version(fmt) for fmt in plan.formats],
+    )
+    with store.locked(key):
+        entry = store.get(key)
+        if entry is None:
+            package.write_manifest(folder, manifest)
+            value = _measure(plan, Bundle.open(folder), reference)
+            with store.workspace() as empty:
+                entry = store.put(key, empty, value)
+    return entry.value
+
+
+def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
+    """Run golden and evaluation texts through every artifact in the worker that ships."""
+    device = Host()
+    golden = list(bundle.golden())
+    outputs = {a.id: verify.run_cases(bundle, a, golden, device) for a in bundle.manifest.artifacts}
+    agreement = {name: strict.plain(verify.agree(bundle, golden, column, device)) for name, column in outputs.items()}
+    evaluation: dict[str, object] = {}
+    if plan.labelled:
+        task, options = load_task(plan.source.task), plan.source.options
+        labels = [item.label for item in plan.labelled]
+        with (reference / "labelled.jsonl").open(encoding="utf-8") as lines:
+            source = [to_outputs(json.loads(line)[0]) for line in lines]
+        metric, score = task.evaluate(source, labels, options)
+        for artifact in bundle.manifest.artifacts:
+            got = verify.run_texts(bundle, artifact, [item.text for item in plan.labelled], device)
+            value = task.evaluate(got, labels, options)[1]
+            evaluation[artifact.id] = strict.plain(Evaluation(metric, len(labels), score, value))
+    table = strict.plain(verify.matrix(bundle, golden, outputs))
+    return {"agreement": agreement, "evaluation": evaluation, "matrix": table}
+
+
+def _evaluation(data: object) -> Evaluation | None:
+    return None if data is None else strict.read(Evaluation, data, "gate")
+
+
+def _artifact(plan: Plan, fmt: str, lowered: Lowered, folder: Path) -> Artifact:
+    path = folder / lowered.file
+    return Artifact(
+        id=f"{fmt}-{plan.scheme}",
+        format=fmt,
+        file=lowered.file,
+        sha256=sha256_file(path),
+        bytes=path.stat().st_size,
+        scheme=plan.scheme,
+        delegate=plan.target.delegates[fmt],
+        signature=lowered.signature,
+        session_options=lowered.session_options,
+        partitions=lowered.partitions,
+        delegated_ops=lowered.delegated_ops,
+        total_ops=lowered.total_ops,
+        contents=lowered.contents,
+        agreement=Agreement("", 0.0, 0.0, 0, "", ""),
+    )
+
+
+def _link(path: Path, link: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no links."""
+    try:
+        os.link(path, link)
+    except OSError:
+        shutil.copyfile(path, link)

@@ -1,0 +1,131 @@
+"""Produce: the reference and one artifact per format, found in the cache or made side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgellm.backends import TOOLS
+from edgellm.core import strict
+from edgellm.core.scheme import FORMATS
+from edgellm.core.target import Target
+from edgellm.runtime.machine import cpu_identity
+from edgellm.stages.cache import Cache, Entry, key_of
+from edgellm.stages.jobs import Job, run_jobs, slots
+from edgellm.stages.plan import Plan, job_bytes
+from edgellm.stages.source import SourceModel
+
+REFERENCE = "reference"
+
+_LONGEST_FIRST = ("executorch", "tflite", REFERENCE, "onnx")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What happens during a build: a stage ("source", "reference", "lower onnx", "gate", "package") starts or ends.
+
+    Attributes:
+        stage: its name.
+        seconds: None when it starts, its duration when it ends.
+        cached: whether its result was found in the cache.
+
+    """
+
+    stage: str
+    seconds: float | None = None
+    cached: bool = False
+
+
+Report = Callable[[Progress], None]
+
+
+def produce(plan: Plan, store: Cache, work: Path, log: Path, report: Report) -> dict[str, Entry]:
+    """Return the entries of the reference (under "reference") and of each format.
+
+    Each is kept as soon as it is done, so that an interrupted build goes on where it was. Two builds that want the
+    same take turns: the locks are taken in one order, so they never wait for each other in a circle.
+
+    Raises:
+        EdgellmError: what a job answered; see `run_jobs`.
+
+    """
+    wanted = _wanted(plan)
+    entries: dict[str, Entry] = {}
+    jobs = []
+    started: dict[str, float] = {}
+
+    def begin(name: str) -> None:
+        started[name] = time.perf_counter()
+        report(Progress(_label(name)))
+
+    with ExitStack() as locks:
+        for name, (key, _) in sorted(wanted.items(), key=lambda item: item[1][0]):
+            if _find(name, key, store, entries, report):
+                continue
+            locks.enter_context(store.locked(key))
+            _find(name, key, store, entries, report)  # another build may have made it while this one waited
+        for name in sorted(wanted.keys() - entries.keys(), key=_LONGEST_FIRST.index):
+            key, fields = wanted[name]
+            folder = work / name
+            folder.mkdir()
+
+            def finish(value: dict[str, Any], name: str = name, key: str = key, folder: Path = folder) -> None:
+                entries[name] = store.put(key, folder, value)
+                report(Progress(_label(name), round(time.perf_counter() - started[name], 3)))
+
+            jobs.append(Job(name, {**fields, "folder": str(folder)}, finish))
+        run_jobs(jobs, side_by_side=slots(job_bytes(plan.source)), log=log, started=begin)
+    return entries
+
+
+def _find(name: str, key: str, store: Cache, entries: dict[str, Entry], report: Report) -> bool:
+    start = time.perf_counter()
+    found = store.get(key)
+    if found is not None:
+        entries[name] = found
+        report(Progress(_label(name), round(time.perf_counter() - start, 3), cached=True))
+    return found is not None
+
+
+def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
+    """Return the key and the job of each result."""
+    source = strict.plain(plan.source)
+    texts = {
+        "texts": plan.golden,
+        "labelled": [item.text for item in plan.labelled],
+        "max_tokens": plan.max_tokens,
+    }
+    tools = ("numpy", "tokenizers", "torch", "transformers")
+    # fp32 sums depend on the kernels that the CPU gets.
+    key = key_of(REFERENCE, tools, source=_identity(plan.source), cpu=cpu_identity(), **texts)
+    wanted: dict[str, tuple[str, dict[str, object]]] = {
+        REFERENCE: (key, {"kind": REFERENCE, "source": source, **texts})
+    }
+    for fmt in plan.formats:
+        facts = {"format": fmt, "scheme": plan.scheme, "buckets": plan.buckets, "target": strict.plain(_lowering(plan))}
+        key = key_of("lower", TOOLS[fmt], source=_identity(plan.source), **facts)
+        wanted[fmt] = (key, {"kind": "lower", "source": source, **facts})
+    return wanted
+
+
+def _label(name: str) -> str:
+    return name if name == REFERENCE else f"lower {name}"
+
+
+def _identity(source: SourceModel) -> object:
+    """Return what of a source decides results: not where it lies."""
+    return strict.plain(dataclasses.replace(source, folder=None, tokenizer="", name="", licence=None))
+
+
+def _lowering(plan: Plan) -> Target:
+    """Return the target without what lowering does not see, so that targets share artifacts."""
+    return dataclasses.replace(
+        plan.target, name="", summary="", tier=1, arch="aarch64", abi="", cpu="", cpu_features=(), toolchain="",
+        runtimes={}, formats=FORMATS, delegates={fmt: plan.target.delegates.get(fmt, "") for fmt in FORMATS},
+        scheme="fp32",
+    )  # fmt: skip
