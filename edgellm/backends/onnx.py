@@ -256,7 +256,11 @@ def quantize_tables(model: onnx.ModelProto) -> int:
 
 
 def quantize_weights(model: onnx.ModelProto) -> int:
-    """Make constant matmul weights int8, symmetric per output channel, dequantized before the matmul."""
+    """Make constant matmul weights int8, symmetric per output channel, dequantized before the matmul.
+
+    As `Cast, Mul`, not as `DequantizeLinear`: ONNX Runtime fuses the latter with the matmul into a kernel that
+    quantizes activations as well, which is just what this scheme is chosen to avoid.
+    """
     constants = _constants(model)
     count = 0
     for node in list(model.graph.node):
@@ -266,23 +270,16 @@ def quantize_weights(model: onnx.ModelProto) -> int:
         name = f"{node.name}.weight"
         quantized, scale = _symmetric(weight, axis=0)
         model.graph.initializer.extend(
-            [
-                numpy_helper.from_array(quantized, f"{name}.int8"),
-                numpy_helper.from_array(scale.reshape(-1), f"{name}.scale"),
-                numpy_helper.from_array(np.zeros(weight.shape[1], dtype=np.int8), f"{name}.zero"),
-            ]
-        )
-        dequantize = helper.make_node(
-            "DequantizeLinear",
-            [f"{name}.int8", f"{name}.scale", f"{name}.zero"],
-            [name],
-            name=f"{name}.dequantize",
-            axis=1,
+            [numpy_helper.from_array(quantized, f"{name}.int8"), numpy_helper.from_array(scale, f"{name}.scale")]
         )
         replacement = onnx.NodeProto()
         replacement.CopyFrom(node)
         replacement.input[1] = name
-        _replace(model, [node], [dequantize, replacement])
+        cast = helper.make_node(
+            "Cast", [f"{name}.int8"], [f"{name}.float"], name=f"{name}.cast", to=onnx.TensorProto.FLOAT
+        )
+        scaled = helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name], name=f"{name}.dequantize")
+        _replace(model, [node], [cast, scaled, replacement])
         count += 1
     drop_unused(model)
     return count
@@ -356,7 +353,7 @@ def _survey(model: onnx.ModelProto) -> dict[str, int]:
         operators = {node.op_type for node in readers[item.name]}
         if "Gather" in operators:
             kind = "embedding tables"
-        elif operators & {"MatMul", "MatMulInteger", "DequantizeLinear"}:
+        elif operators & {"Cast", "MatMul", "MatMulInteger"}:
             kind = "matmul weights"
         else:
             kind = "other constants"

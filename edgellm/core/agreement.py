@@ -63,17 +63,15 @@ class AgreementMatrix:
     values: tuple[tuple[float, ...], ...]
 
     def odd_one_out(self) -> str:
-        """Return the artifact whose mean agreement with all the others is lowest.
+        """Return the name whose mean agreement with all the others is lowest: an artifact, or "source".
 
         Raises:
-            ValueError: the matrix holds no artifact.
-
+            ValueError: fewer than three are compared, so that none is odd.
         """
-        if len(self.names) < 2:
-            raise ValueError("a matrix without artifacts has no odd one out")
+        if len(self.names) < 3:
+            raise ValueError("an odd one out takes three to compare")
         means = [(sum(row) - row[i]) / (len(row) - 1) for i, row in enumerate(self.values)]
-        index = min(range(1, len(self.names)), key=lambda i: means[i])
-        return self.names[index]
+        return self.names[means.index(min(means))]
 
 
 def summarize(scores: Sequence[float], texts: Sequence[str], *, metric: str, device: str) -> Agreement:

@@ -66,8 +66,10 @@ def resolve(
     how = resolve_scheme(scheme or aim.scheme, chosen)
     if not 0 <= min_agreement <= 1:
         raise UsageError(f"--min-agreement is {min_agreement:g}; it goes from 0 to 1.")
+    samples = texts.read_calibration(Path(calibration)) if calibration is not None else default_texts("calibration")
     if calibration is not None and not how.calibrates:
         raise UsageError(f"--calibration has no use: {how.name} runs no samples.", hint="Leave it out.")
+    labelled = texts.read_labelled(Path(eval)) if eval is not None else []
     for fmt in chosen:
         versions(TOOLS[fmt])
     for fmt in chosen:
@@ -76,15 +78,12 @@ def resolve(
         package.check_out(Path(out))
     source = read_source(model, task=task, tokenizer=tokenizer, pooling=pooling, describe=describe)
     plugin = load_task(source.task)
-    labelled = []
-    if eval is not None:
-        if not plugin.LABELLED:
-            raise UsageError(f"--eval has no use: {source.task} gives no label to compare.", hint="Leave it out.")
-        labelled = texts.read_labelled(Path(eval))
+    if labelled and not plugin.LABELLED:
+        raise UsageError(f"--eval has no use: {source.task} gives no label to compare.", hint="Leave it out.")
     golden = default_texts("golden")[: plugin.GOLDEN_CASES]
     texts.ensure_disjoint(
         golden=golden,
-        calibration=default_texts("calibration"),
+        calibration=samples,
         evaluation=[item.text for item in labelled],
     )
     place = Path(out) if out is not None else Path(f"{source.name}-{aim.name}")

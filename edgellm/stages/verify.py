@@ -172,7 +172,12 @@ def gate(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: f
         )
     lines += ["", "Mean agreement of each pair:", *_table(table)]
     if len(table.names) > 2:
-        lines.append(f"The odd one out is {table.odd_one_out()}.")
+        odd = table.odd_one_out()
+        lines.append(
+            "The artifacts agree with each other and not with the source: the scheme is to blame, not one format."
+            if odd == "source"
+            else f"The odd one out is {odd}."
+        )
     raise GateError("\n".join(lines), hint=_advice(short or dropped))
 
 

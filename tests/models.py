@@ -1,0 +1,105 @@
+"""Writes small models with the real libraries: `python -m tests.models KIND FOLDER`.
+
+In a process of its own, because transformers and torch warn when they are imported, and warnings are errors in tests.
+
+    encoder      a BERT encoder of random weights, with a WordPiece tokenizer of its own
+    classifier   the same with three labels
+    collapsing   an encoder whose fp32 answers are the encoder's, and whose activations int8 can't hold
+    pruned       the encoder with fewer heads and a narrower feed-forward in its first layer
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+from edgellm.texts import default_texts
+
+LABELS = {0: "calm", 1: "glad", 2: "sad"}
+
+
+def write(kind: str, folder: Path) -> None:
+    """Write the model `kind` into `folder`."""
+    torch.manual_seed(11)
+    size = write_tokenizer(folder)
+    config = BertConfig(
+        vocab_size=size, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    if kind == "classifier":
+        config.id2label, config.label2id = LABELS, {label: i for i, label in LABELS.items()}
+        config.num_labels = len(LABELS)
+        model = BertForSequenceClassification(config)
+    else:
+        model = BertModel(config, add_pooling_layer=False)
+    model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 0.1)
+        if kind == "collapsing":
+            _plant_outlier(model)
+    if kind == "pruned":
+        _prune(model)
+    model.save_pretrained(folder)
+
+
+def write_tokenizer(folder: Path) -> int:
+    """Write a WordPiece tokenizer trained on the project's own texts, padding and truncation baked in; return its size."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        default_texts("golden"), trainers.WordPieceTrainer(vocab_size=900, special_tokens=special, show_progress=False)
+    )
+    ids = {name: tokenizer.token_to_id(name) for name in special}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    tokenizer.enable_padding(length=32)
+    tokenizer.enable_truncation(32)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return tokenizer.get_vocab_size()
+
+
+def _plant_outlier(model: BertModel) -> None:
+    """Make one neuron of each feed-forward huge, and nobody listen to it: nothing changes in fp32, int8 is ruined.
+
+    8-bit activations share one scale per token or tensor, so the other neurons round to zero.
+    """
+    for layer in model.encoder.layer:
+        layer.intermediate.dense.weight[5] = 0
+        layer.intermediate.dense.bias[5] = 1e4
+        layer.output.dense.weight *= 8
+        layer.output.dense.weight[:, 5] = 0
+
+
+def _prune(model: BertModel) -> None:
+    """Take one of four heads and half the feed-forward away from the first layer, as pruning tools save it."""
+    layer = model.encoder.layer[0]
+    attention = layer.attention
+    for linear in (attention.self.query, attention.self.key, attention.self.value):
+        linear.weight = torch.nn.Parameter(linear.weight[16:].clone())
+        linear.bias = torch.nn.Parameter(linear.bias[16:].clone())
+    attention.output.dense.weight = torch.nn.Parameter(attention.output.dense.weight[:, 16:].clone())
+    layer.intermediate.dense.weight = torch.nn.Parameter(layer.intermediate.dense.weight[:64].clone())
+    layer.intermediate.dense.bias = torch.nn.Parameter(layer.intermediate.dense.bias[:64].clone())
+    layer.output.dense.weight = torch.nn.Parameter(layer.output.dense.weight[:, :64].clone())
+
+
+if __name__ == "__main__":
+    write(sys.argv[1], Path(sys.argv[2]))
