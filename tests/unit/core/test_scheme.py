@@ -1,0 +1,41 @@
+"""Schemes: which format can express which, and what an impossible pair is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgellm.core.scheme import FORMATS, SCHEMES, resolve_scheme
+from edgellm.errors import UsageError
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8-dynamic"])
+def test_schemes_that_every_format_expresses(name: str) -> None:
+    assert resolve_scheme(name, FORMATS).name == name
+
+
+@pytest.mark.parametrize(
+    ("formats", "also"),
+    [(("executorch",), None), (("executorch", "tflite", "onnx"), "--format tflite --format onnx")],
+)
+def test_executorch_refuses_weight_only_with_the_reason_and_what_works(
+    formats: tuple[str, ...], also: str | None
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_scheme("int8-weight-only", formats)
+    message = str(caught.value)
+    assert message.startswith("executorch can't express int8-weight-only: XNNPACK's linear runs in fp32")
+    assert "Use --scheme fp32 or int8-dynamic" in message
+    assert (also in message) if also else ("--format" not in message)
+
+
+def test_the_other_formats_take_weight_only() -> None:
+    assert resolve_scheme("int8-weight-only", ("onnx", "tflite")).name == "int8-weight-only"
+
+
+def test_an_unknown_scheme_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"No scheme 'int8-dynamc'. Did you mean 'int8-dynamic'\?"):
+        resolve_scheme("int8-dynamc", FORMATS)
+
+
+def test_a_refusal_names_only_real_formats() -> None:
+    assert {fmt for scheme in SCHEMES.values() for fmt in scheme.refused} <= set(FORMATS)

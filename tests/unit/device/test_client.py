@@ -1,0 +1,129 @@
+"""The parent's end: whatever becomes of a worker, the parent gets an error that says what happened, and never hangs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgellm.device.client import WorkerClient
+from edgellm.device.host import Host
+from edgellm.errors import BundleError, DeviceError, EdgellmError, UsageError
+from edgellm.runtime import Bundle
+
+ECHO = "import sys\nfor line in sys.stdin: print('{\"ok\": 1}', flush=True)"
+
+
+def client(code: str) -> WorkerClient:
+    return WorkerClient([sys.executable, "-c", code], what="the bench")
+
+
+@pytest.mark.parametrize(
+    ("signal", "cause"),
+    [
+        ("SIGKILL", "it was killed, most likely for want of memory"),
+        ("SIGILL", "it met an instruction that this CPU does not have"),
+        ("SIGSEGV", "it read or wrote outside its memory"),
+        ("SIGABRT", "its engine gave up on an internal check"),
+        ("SIGBUS", "its memory or a mapped file went away"),
+    ],
+)
+def test_a_worker_killed_by_a_signal_names_it_and_the_likely_cause(signal: str, cause: str) -> None:
+    no_core = "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
+    code = f"{no_core}\nimport os, signal\ninput()\nos.kill(os.getpid(), signal.{signal})"
+    with client(code) as worker, pytest.raises(DeviceError) as caught:
+        worker.request("run", input="x")
+    assert str(caught.value).startswith(f"The worker on the bench died of {signal} at 'run', {cause}.")
+
+
+def test_a_real_time_signal_has_no_name_and_is_reported_all_the_same() -> None:
+    with client("import os\ninput()\nos.kill(os.getpid(), 35)") as worker, pytest.raises(DeviceError, match="35"):
+        worker.request("run")
+
+
+def test_a_worker_that_exits_gives_its_code_and_its_last_words() -> None:
+    code = "import sys\ninput()\nprint('first\\nno such kernel: ü', file=sys.stderr)\nsys.exit(3)"
+    with client(code) as worker, pytest.raises(DeviceError) as caught:
+        worker.request("open")
+    assert str(caught.value) == "The worker on the bench ended with code 3 at 'open'. Its last words: no such kernel: ü"
+
+
+def test_a_worker_that_never_started_is_an_error_at_the_first_request() -> None:
+    with client("import sys; sys.exit('no module')") as worker:
+        worker._process.wait()
+        with pytest.raises(DeviceError, match=r"ended with code 1 at 'open'\. Its last words: no module"):
+            worker.request("open", bundle="x" * 1_000_000)  # more than a pipe holds
+
+
+def test_half_a_reply_is_a_death() -> None:
+    code = "import sys\ninput()\nsys.stdout.write('{\"ok\": ')\nsys.stdout.flush()\nimport os; os._exit(9)"
+    with client(code) as worker, pytest.raises(DeviceError, match="ended with code 9"):
+        worker.request("run")
+
+
+@pytest.mark.parametrize("reply", ["hello", "5", "", '"x"', '{"error": 1}'])
+def test_a_reply_that_is_none_is_a_device_error(reply: str) -> None:
+    with client(f"input()\nprint({reply!r}, flush=True)\ninput()") as worker, pytest.raises(EdgellmError):
+        worker.request("run")
+
+
+def test_a_command_that_does_not_exist_is_a_device_error(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="no-such-worker"):
+        WorkerClient([str(tmp_path / "no-such-worker")], what="the bench")
+
+
+def test_replies_come_in_the_order_of_requests() -> None:
+    code = "import sys, json\nfor line in sys.stdin: print(json.dumps({'n': json.loads(line)['n']}), flush=True)"
+    with client(code) as worker:
+        for n in range(5):
+            worker.send("x", n=n)
+        assert [worker.receive()["n"] for _ in range(5)] == list(range(5))
+
+
+def test_the_end_of_the_block_ends_the_worker() -> None:
+    with client(ECHO) as worker:
+        assert worker.request("x") == {"ok": 1}
+        process = worker._process
+    assert process.returncode == 0
+
+
+def test_an_exception_in_the_block_kills_the_worker_at_once() -> None:
+    worker = client("import time\ntime.sleep(60)")
+
+    def use() -> None:
+        with worker:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        use()
+    assert worker._process.returncode == -9
+
+
+def test_a_worker_that_writes_a_lot_to_standard_error_does_not_block() -> None:
+    code = "import sys\nsys.stderr.write('x' * 1_000_000)\n" + ECHO
+    with client(code) as worker:
+        assert worker.request("x") == {"ok": 1}
+
+
+def test_errors_of_a_real_worker_arrive_as_their_class(embedder: Bundle, tmp_path: Path) -> None:
+    host = Host()
+    with host.start() as worker:
+        with pytest.raises(BundleError, match="is no bundle"):
+            worker.request("open", bundle=str(tmp_path), artifact="onnx", threads=1)
+        with pytest.raises(UsageError, match="No artifact is open"):
+            worker.request("run", input="x")
+        worker.request("open", bundle=host.push(embedder.path), artifact="onnx", threads=1)
+        assert len(worker.request("run", input="x")["value"]) == 8
+
+
+def test_the_host_s_worker_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("numpy", "tokenizers", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.fspath(Path(__file__).parents[3]))
+    with Host().start() as worker, pytest.raises(UsageError, match="No artifact is open"):
+        worker.request("run", input="x")
