@@ -90,7 +90,8 @@ def build_timed(
             seconds[event.stage] = event.seconds
         progress(event)
 
-    store = Cache.default(enabled=cache)
+    with _disk_errors():
+        store = Cache.default(enabled=cache)
     with _disk_errors(), store.workspace() as work:
         store.tidy()
         log = store.root / "logs" / f"build-{time.time_ns()}-{os.getpid()}.log"

@@ -27,6 +27,9 @@ _MIN_ROWS = 64
 """Embedding tables with fewer rows stay fp32: nothing to save."""
 
 
+_NONE = np.zeros((), dtype=np.float32)
+
+
 def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>.onnx, with the IR version and opset of the target."""
     import torch
@@ -136,7 +139,10 @@ def merge_matmuls(model: onnx.ModelProto) -> int:
             continue
         pairs = [(m, a) for m, a in zip(matmuls, adds, strict=True) if a is not None]
         biases = [_bias(constants, add) for _, add in pairs]
-        if any(bias is None for bias in biases):
+        if any(
+            bias is None or len(bias) != constants[m.input[1]].shape[1]
+            for bias, (m, _) in zip(biases, pairs, strict=True)
+        ):
             continue
         _merge(model, value, pairs, [b for b in biases if b is not None], constants, readers)
         merged += 1
@@ -227,7 +233,7 @@ def quantize_tables(model: onnx.ModelProto) -> int:
     count = 0
     for name, table in list(constants.items()):
         uses = readers.get(name, [])
-        lookups = all(node.op_type == "Gather" and node.input[0] == name for node in uses)
+        lookups = all(_looks_up_rows(node, name) for node in uses)
         if table.ndim != 2 or table.dtype != np.float32 or len(table) < _MIN_ROWS or not uses or not lookups:
             continue
         quantized, scale = _symmetric(table, axis=1)
@@ -267,7 +273,7 @@ def quantize_weights(model: onnx.ModelProto) -> int:
         weight = constants.get(node.input[1]) if node.op_type == "MatMul" else None
         if weight is None or weight.ndim != 2:
             continue
-        name = f"{node.name}.weight"
+        name = f"{node.name or node.output[0]}.weight"
         quantized, scale = _symmetric(weight, axis=0)
         model.graph.initializer.extend(
             [numpy_helper.from_array(quantized, f"{name}.int8"), numpy_helper.from_array(scale, f"{name}.scale")]
@@ -297,8 +303,20 @@ def _quantize_dynamic(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     path = folder / "quantized.onnx"
+    constants = _constants(model)
+    # A constant of three dimensions (a table of relative positions) has no per-channel kernel.
+    linear = [n.name for n in model.graph.node if n.op_type == "MatMul" and constants.get(n.input[1], _NONE).ndim == 2]
+    if not linear:
+        return model
     # Per output channel, int8 weights: per tensor costs .967 instead of .994 here, and uint8 weights are slower.
-    quantize_dynamic(model, str(path), per_channel=True, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
+    quantize_dynamic(
+        model,
+        str(path),
+        per_channel=True,
+        op_types_to_quantize=["MatMul"],
+        nodes_to_quantize=linear,
+        weight_type=QuantType.QInt8,
+    )
     quantized = onnx.load(str(path))
     path.unlink()
     return quantized
@@ -343,6 +361,12 @@ def _replace(model: onnx.ModelProto, old: list[onnx.NodeProto], new: list[onnx.N
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in [*kept[:at], *new, *kept[at:]]]
     del model.graph.node[:]
     model.graph.node.extend(copies)
+
+
+def _looks_up_rows(node: onnx.NodeProto, table: str) -> bool:
+    """Tell whether a node does nothing with `table` but look up rows of it."""
+    axes = [helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"]
+    return node.op_type == "Gather" and node.input[0] == table and axes in ([], [0])
 
 
 def _survey(model: onnx.ModelProto) -> dict[str, int]:

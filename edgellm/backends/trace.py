@@ -8,8 +8,11 @@ from torch.export import Dim, ExportedProgram
 
 from edgellm.backends import Prepared
 
-MIN_TOKENS = 2
-"""torch.export specializes a dimension of 1, so a dynamic length starts at 2."""
+MIN_TOKENS = 4
+"""Where a dynamic length starts; shorter texts are padded to it.
+
+torch.export specializes a dimension of 1, and models that look at neighbouring tokens (MobileBERT) have shorter
+dimensions inside than the text is long."""
 
 _EXAMPLE_TOKENS = 12
 _LOWEST = -1e4

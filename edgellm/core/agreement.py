@@ -67,6 +67,7 @@ class AgreementMatrix:
 
         Raises:
             ValueError: fewer than three are compared, so that none is odd.
+
         """
         if len(self.names) < 3:
             raise ValueError("an odd one out takes three to compare")

@@ -133,3 +133,11 @@ class Manifest:
     files: tuple[FileEntry, ...]
     artifacts: tuple[Artifact, ...]
     matrix: AgreementMatrix
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_tokens < 2**31:
+            raise ValueError(f"max_tokens: {self.max_tokens} is no length")
+        for artifact in self.artifacts:
+            buckets = artifact.signature.buckets
+            if buckets and buckets[-1] < self.max_tokens:
+                raise ValueError(f"artifacts: the buckets of {artifact.id} end before max_tokens")

@@ -37,6 +37,12 @@ class InputSpec:
     bound: int
     pad: int
 
+    def __post_init__(self) -> None:
+        if self.name not in ("input_ids", "attention_mask", "token_type_ids"):
+            raise ValueError(f"name: no input is called {self.name!r}")
+        if self.dtype not in ("int64", "int32"):
+            raise ValueError(f"dtype: {self.dtype!r} is none of int64, int32")
+
 
 @dataclass(frozen=True)
 class OutputSpec:
@@ -63,6 +69,10 @@ class Signature:
     outputs: tuple[OutputSpec, ...]
     buckets: tuple[int, ...] = ()
     min_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.inputs or not self.outputs:
+            raise ValueError("inputs and outputs: at least one of each is needed")
 
     def tokens_for(self, tokens: int) -> int:
         """Return the length that a text of `tokens` tokens runs at: the smallest bucket that fits.

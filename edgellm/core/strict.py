@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ def _read(kind: object, data: object, where: str) -> object:
     if origin in (typing.Union, types.UnionType):
         return _read_union(args, data, where)
     if origin is typing.Literal:
-        if data not in args:
+        if not any(data == arg and type(data) is type(arg) for arg in args):
             raise StrictError(f"{where}: {data!r} is none of {', '.join(map(repr, args))}")
         return data
     if origin is tuple:
@@ -122,7 +123,13 @@ def _read_union(args: tuple[object, ...], data: object, where: str) -> object:
 def _read_scalar(kind: type, data: object, where: str) -> object:
     # bool is an int in Python; here it is not.
     if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
-        return float(data)
+        try:
+            number = float(data)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise StrictError(f"{where}: expected a finite number, found {_kind(data)}")
+        return number
     if isinstance(data, kind) and not (kind is int and isinstance(data, bool)):
         return data
     raise StrictError(f"{where}: expected {kind.__name__}, found {_kind(data)}")

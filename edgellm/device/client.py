@@ -38,15 +38,19 @@ class WorkerClient:
         self._doing = "starting"
         # An unnamed file, not a pipe: nobody has to drain it, and it vanishes with the process.
         self._stderr: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
-        self._process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env=env,
-            text=True,
-            encoding="utf-8",
-        )
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=env,
+                text=True,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise DeviceError(f"No worker starts on {what}: {command[0]}: {error.strerror}.") from None
 
     def request(self, op: str, **fields: object) -> dict[str, Any]:
         """Send one request and return its reply.
@@ -75,10 +79,15 @@ class WorkerClient:
         line = self._process.stdout.readline()
         if not line.endswith("\n"):
             raise self._died()
-        reply = cast("dict[str, Any]", json.loads(line))
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict) or not isinstance(reply.get("error", {}), dict):
+            raise DeviceError(f"The worker on {self._what} answered '{self._doing}' with no reply: {line[:100]!r}.")
         if "error" in reply:
             raise from_wire(reply["error"])
-        return reply
+        return cast("dict[str, Any]", reply)
 
     def close(self) -> None:
         """End the worker."""
@@ -110,7 +119,15 @@ class WorkerClient:
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         last = f" Its last words: {lines[-1][:300]}" if lines else ""
         if code < 0:
-            name = signal.Signals(-code).name
+            name = signal_name(-code)
             cause = f", {_SIGNAL_CAUSES[name]}" if name in _SIGNAL_CAUSES else ""
             return DeviceError(f"The worker on {self._what} died of {name} at '{self._doing}'{cause}.{last}")
         return DeviceError(f"The worker on {self._what} ended with code {code} at '{self._doing}'.{last}")
+
+
+def signal_name(number: int) -> str:
+    """Return "SIGILL" for 4 and so on; real-time signals are "signal 40"."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

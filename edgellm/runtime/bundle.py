@@ -107,7 +107,8 @@ class Bundle:
         listed = {entry.path for entry in self.manifest.files} | {MANIFEST}
         for path in sorted(self.path.rglob("*")):
             name = path.relative_to(self.path).as_posix()
-            if name.split("/")[0] != REPORTS and not path.is_dir() and name not in listed:
+            folder = path.is_dir() and not path.is_symlink()
+            if name.split("/")[0] != REPORTS and not folder and name not in listed:
                 raise BundleError(
                     f"{self.path}: {name} is not in the manifest.",
                     hint=f"Measurements belong in {REPORTS}/; remove what does not belong here.",
@@ -141,7 +142,7 @@ class Bundle:
             for number, line in enumerate(lines, 1):
                 try:
                     yield golden_case(json.loads(line))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
                     raise BundleError(f"{self.path}: {GOLDEN} line {number} is wrong: {error}.") from None
 
     def _entry(self, name: str) -> FileEntry:
@@ -153,13 +154,26 @@ class Bundle:
     def _inside(self, name: str) -> Path:
         """Return the path of a file named by the manifest, which must lie inside the bundle, links followed."""
         pure = PurePosixPath(name)
-        plain = name == str(pure) and not pure.is_absolute() and ".." not in pure.parts
-        if not plain or not name or "\\" in name or ":" in name or "\0" in name or name == MANIFEST:
+        plain = pure.parts and name == str(pure) and not pure.is_absolute() and ".." not in pure.parts
+        if not plain or not _encodes(name) or "\\" in name or ":" in name or "\0" in name or name == MANIFEST:
             raise BundleError(f"{self.path}: the manifest names {name!r}, which is no path inside the bundle.")
         path = self.path / pure
-        if not path.resolve().is_relative_to(self.path.resolve()):
+        try:
+            inside = path.resolve().is_relative_to(self.path.resolve())
+        except (OSError, RuntimeError):  # a loop of links
+            inside = False
+        if not inside:
             raise BundleError(f"{self.path}: {name} leads out of the bundle.")
         return path
+
+
+def _encodes(name: str) -> bool:
+    """Tell whether a name is valid Unicode; half a surrogate pair is no file name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -28,6 +28,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
         self._limit = 0
+        self._room = [self._tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True)]
 
     def encode(self, text: str, pair: str | None = None, *, max_tokens: int | None = None) -> Encoding:
         """Return the ids of `text` (and `pair`), cut at the end to the limit, which is stated.
@@ -41,8 +42,8 @@ class Tokenizer:
             InputError: the text holds half a surrogate pair, or the limit leaves no room for special tokens.
 
         """
-        limit = min(max_tokens or self.max_tokens, self.max_tokens)
-        self._truncate_to(limit)
+        limit = self.max_tokens if max_tokens is None else min(max_tokens, self.max_tokens)
+        self._truncate_to(limit, is_pair=pair is not None)
         try:
             encoding = self._tokenizer.encode(text, pair)
         except (UnicodeEncodeError, TypeError):
@@ -56,11 +57,11 @@ class Tokenizer:
             truncated=bool(encoding.overflowing),
         )
 
-    def _truncate_to(self, limit: int) -> None:
-        if limit == self._limit:
-            return
-        room = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+    def _truncate_to(self, limit: int, *, is_pair: bool) -> None:
+        room = self._room[is_pair]
         if limit <= room:
             raise InputError(f"{limit} tokens leave no room for text beside {room} special tokens.")
+        if limit == self._limit:
+            return
         self._tokenizer.enable_truncation(limit)
         self._limit = limit

@@ -57,7 +57,7 @@ class Worker:
             return self._ops[request["op"]](request)
         except EdgellmError as error:
             return {"error": to_wire(error)}
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             bad = InputError(f"The request is wrong: {type(error).__name__} {error}.")
             traceback.print_exc(file=sys.stderr)
             return {"error": to_wire(bad)}
@@ -135,7 +135,8 @@ class Worker:
 
 def main() -> int:
     """Serve requests until the end of standard input."""
-    lines = sys.stdin
+    # JSON is UTF-8 whatever the locale; bytes that are none become an error of one line and not of the worker.
+    lines = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     replies = _claim_stdout()
     worker = Worker()
     for line in lines:

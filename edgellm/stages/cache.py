@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgellm.errors import MissingDependencyError
+from edgellm.errors import MissingDependencyError, UsageError
 from edgellm.runtime.bundle import sha256_file
 
 MAX_BYTES = 8_000_000_000
@@ -79,6 +79,7 @@ class Cache:
         folder = self.root / "entries" / key
         try:
             data = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+            value = data["value"]
             intact = all(sha256_file(folder / name) == digest for name, digest in data["files"].items())
         except FileNotFoundError:
             intact = False
@@ -89,7 +90,7 @@ class Cache:
                 self._remove(folder)
             return None
         os.utime(folder)
-        return Entry(folder, data["value"])
+        return Entry(folder, value)
 
     def put(self, key: str, work: Path, value: dict[str, Any]) -> Entry:
         """Turn a finished work folder into the entry for `key`, and return it."""
@@ -128,12 +129,15 @@ class Cache:
         for folder in (self.root / "tmp").iterdir():
             if not alive(folder.name.partition("-")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
-        limit = int(os.environ.get("EDGELLM_CACHE_MAX_BYTES", MAX_BYTES))
-        entries = sorted((self.root / "entries").iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        limit = os.environ.get("EDGELLM_CACHE_MAX_BYTES", str(MAX_BYTES))
+        if not limit.isdigit():
+            raise UsageError(f"EDGELLM_CACHE_MAX_BYTES is {limit!r}; it is a whole number of bytes.")
+        folders = (path for path in (self.root / "entries").iterdir() if path.is_dir())
+        entries = sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
         total = 0
         for folder in entries:
             total += sum(path.stat().st_size for path in folder.iterdir())
-            if total > limit:
+            if total > int(limit):
                 self._remove(folder)
         for log in sorted((self.root / "logs").iterdir(), key=lambda path: path.stat().st_mtime)[:-20]:
             log.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import edgellm
 from edgellm.backends import TOOLS, Lowered
 from edgellm.core import strict
 from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation
@@ -69,7 +68,7 @@ def _manifest(plan: Plan, lowered: dict[str, Lowered], folder: Path) -> Manifest
         task_options=plan.source.options,
         target=plan.target.name,
         model=ModelInfo(plan.source.name, plan.source.sha256, plan.source.parameters, plan.source.licence),
-        tools={"edgellm": edgellm.__version__, **versions(tuple(tools))},
+        tools=versions(("edgellm", *tools)),
         max_tokens=plan.max_tokens,
         min_agreement=plan.min_agreement,
         files=package.list_files(folder),

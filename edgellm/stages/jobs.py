@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from edgellm.device.client import signal_name
 from edgellm.errors import DeviceError, EdgellmError, from_wire
 from edgellm.runtime.machine import cores
 
@@ -79,12 +80,21 @@ def run_jobs(jobs: Sequence[Job], *, side_by_side: int, log: Path, started: Call
                     running[job.name] = (job, _start(job, output.fileno(), threads, ended))
                     started(job.name)
                 job, process = running.pop(ended.get())
+                _close(process)
                 job.finish(_result(job, process.returncode, log))
     finally:
         for _, process in running.values():
             process.kill()
         for _, process in running.values():
             process.wait()
+            _close(process)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """Close our end of a dead job's standard input; what it did not read is lost."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def _start(job: Job, output: int, threads: int, ended: queue.Queue[str]) -> subprocess.Popen[bytes]:
@@ -117,7 +127,7 @@ def _start(job: Job, output: int, threads: int, ended: queue.Queue[str]) -> subp
 def _result(job: Job, code: int, log: Path) -> dict[str, Any]:
     path = Path(str(job.fields["folder"])) / "result.json"
     if not path.is_file():
-        name = signal.Signals(-code).name if code < 0 else f"code {code}"
+        name = signal_name(-code) if code < 0 else f"code {code}"
         cause = " Most likely memory ran out." if name == "SIGKILL" else ""
         raise DeviceError(f"The process for {job.name} ended with {name}.{cause}", hint=f"Its log: {log}")
     result = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))

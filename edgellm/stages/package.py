@@ -78,6 +78,7 @@ def publish(folder: Path, out: Path) -> Bundle:
         return Bundle.open(out)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
+    _recover(out)
     _sweep(out)
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     need = sum(path.stat().st_size for path in files)
@@ -116,6 +117,14 @@ def _exchange(new: Path, out: Path) -> None:
         old.rename(out)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(out: Path) -> None:
+    """Give back its name to a bundle that a build killed between two renames (see `_exchange`) left without one."""
+    prefix = f".{out.name}.partial-"
+    for path in out.parent.glob(f"{prefix}*-old"):
+        if not out.exists() and not alive(path.name.removeprefix(prefix).partition("-")[0]):
+            path.rename(out)
 
 
 def _sweep(out: Path) -> None:

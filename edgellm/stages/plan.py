@@ -80,6 +80,8 @@ def resolve(
     plugin = load_task(source.task)
     if labelled and not plugin.LABELLED:
         raise UsageError(f"--eval has no use: {source.task} gives no label to compare.", hint="Leave it out.")
+    if labelled:
+        plugin.check_labels([item.label for item in labelled], source.options)
     golden = default_texts("golden")[: plugin.GOLDEN_CASES]
     texts.ensure_disjoint(
         golden=golden,

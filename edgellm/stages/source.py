@@ -161,7 +161,10 @@ def check_folder(folder: Path) -> Path:
         raise InputError(f"{folder} has no weights: no .safetensors file.")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        listed = set(_read_json(index).get("weight_map", {}).values())
+        shards = _read_json(index).get("weight_map", {})
+        if not isinstance(shards, dict):
+            raise InputError(f"{index} holds no weight_map.")
+        listed = set(shards.values())
         missing = sorted(name for name in listed if not (folder / str(name)).is_file())
         if missing:
             raise InputError(f"{folder} misses shards of its weights: {', '.join(map(str, missing))}.")
@@ -183,7 +186,7 @@ def task_of(config: dict[str, Any]) -> str:
 
     """
     names = config.get("architectures") or []
-    if not names:
+    if not names or not isinstance(names, list):
         raise UsageError("The model's config.json names no architecture.", hint="Say what it is for with --task.")
     name = str(names[0])
     if re.search(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration)$", name) or (
@@ -248,9 +251,11 @@ def _inputs(config: dict[str, Any], tokenizer: Path) -> tuple[InputSpec, ...]:
         InputSpec("attention_mask", "int64", shape, bound=2, pad=0),
     ]
     types = config.get("type_vocab_size") or 0
+    if not isinstance(types, int):
+        raise InputError(f"type_vocab_size in the model's config.json is {types!r}; it is a number.")
     names = _tokenizer_config(tokenizer).get("model_input_names")
-    if int(types) > 1 and (not names or "token_type_ids" in names):
-        inputs.append(InputSpec("token_type_ids", "int64", shape, bound=int(types), pad=0))
+    if types > 1 and (not names or "token_type_ids" in names):
+        inputs.append(InputSpec("token_type_ids", "int64", shape, bound=types, pad=0))
     return tuple(inputs)
 
 

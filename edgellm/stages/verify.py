@@ -12,7 +12,7 @@ from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation, summa
 from edgellm.core.manifest import Artifact
 from edgellm.core.signature import Outputs
 from edgellm.device import Device
-from edgellm.errors import GateError
+from edgellm.errors import BundleError, GateError
 from edgellm.runtime.bundle import Bundle, GoldenCase, to_feeds, to_outputs
 from edgellm.tasks import load_task
 
@@ -72,6 +72,8 @@ def verify_bundle(
     bundle.use_all()
     chosen = [bundle.artifact(fmt) for fmt in formats] or list(bundle.manifest.artifacts)
     golden = list(islice(bundle.golden(), cases))
+    if not golden:
+        raise BundleError(f"{bundle.path} has no golden cases, so nothing can be verified.")
     verdicts = []
     for artifact in chosen:
         outputs = run_cases(bundle, artifact, golden, device)
@@ -96,7 +98,9 @@ def run_cases(
         for case in golden:
             reply = worker.request("run", input=case.input)
             for expected, got in zip(case.feeds, (to_feeds(item) for item in reply["feeds"]), strict=True):
-                if any(not np.array_equal(expected[name], got[name]) for name in expected):
+                if expected.keys() != got.keys() or any(
+                    not np.array_equal(expected[name], got[name]) for name in expected
+                ):
                     raise GateError(
                         f'The tokenizer on {device.name} gives other ids than the source\'s on "{_short(case.input)}".',
                         hint="Check the version of tokenizers there (edgellm doctor).",

@@ -69,6 +69,10 @@ class Task(Protocol):
         """Return a module from token inputs to the task's output tensor."""
         ...
 
+    def check_labels(self, labels: Sequence[str], options: TaskOptions) -> None:
+        """Raise InputError where `evaluate` could not score these labels. Only called if LABELLED."""
+        ...
+
     def evaluate(self, outputs: Sequence[Outputs], labels: Sequence[str], options: TaskOptions) -> tuple[str, float]:
         """Return name and score of the task's metric on labelled cases. Only called if LABELLED."""
         ...

@@ -77,6 +77,11 @@ def wrap(model: nn.Module, options: TaskOptions) -> nn.Module:
     return Pooled(model, pooling=options.pooling, normalize=options.normalize)
 
 
+def check_labels(labels: Sequence[str], options: TaskOptions) -> None:
+    """Never called: vectors have no labels."""
+    raise NotImplementedError
+
+
 def evaluate(outputs: Sequence[Outputs], labels: Sequence[str], options: TaskOptions) -> tuple[str, float]:
     """Never called: vectors have no labels."""
     raise NotImplementedError
@@ -99,11 +104,14 @@ def _sentence_transformers(folder: Path | None, *, read_pooling: bool) -> tuple[
         return None, False
     pooling: str | None = None
     normalize = False
-    for module in _read_json(folder / "modules.json"):
+    modules = _read_json(folder / "modules.json")
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise InputError("modules.json of the model holds no list of modules.")
+    for module in modules:
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
         if kind == "Pooling":
             if read_pooling:
-                pooling = _pooling_of(_read_json(folder / str(module["path"]) / "config.json"))
+                pooling = _pooling_of(_read_json(folder / str(module.get("path", "")) / "config.json"))
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":
@@ -114,8 +122,10 @@ def _sentence_transformers(folder: Path | None, *, read_pooling: bool) -> tuple[
     return pooling, normalize
 
 
-def _pooling_of(config: dict[str, object]) -> str:
+def _pooling_of(config: object) -> str:
     """Return "mean" or "cls" from a Pooling configuration, old (one flag per mode) or new (`pooling_mode`)."""
+    if not isinstance(config, dict):
+        raise InputError("The model's pooling configuration holds no JSON object.")
     mode = config.get("pooling_mode")
     modes = (
         [str(mode)]

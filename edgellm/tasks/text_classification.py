@@ -83,18 +83,24 @@ def evaluate(outputs: Sequence[Outputs], labels: Sequence[str], options: TaskOpt
         InputError: a label that the model does not know, or a model whose answer is not one label.
 
     """
-    if options.scores == "none":
-        raise InputError("--eval scores labels, and this model gives a number (problem_type is regression).")
+    check_labels(labels, options)
+    from sklearn.metrics import accuracy_score
+
+    predicted = [options.labels[int(np.argmax(case[OUTPUT][0]))] for case in outputs]
+    return "accuracy", float(accuracy_score(list(labels), predicted))
+
+
+def check_labels(labels: Sequence[str], options: TaskOptions) -> None:
+    """Raise InputError for a label that the model does not know, or a model whose answer is not one label."""
+    if options.scores != "softmax":
+        kind = "a number (problem_type is regression)" if options.scores == "none" else "a yes or no per label"
+        raise InputError(f"--eval scores one label per text, and this model gives {kind}.")
     strange = sorted(set(labels) - set(options.labels))
     if strange:
         raise InputError(
             f"The evaluation file has labels the model does not know: {', '.join(strange[:5])}.",
             hint=f"The model's labels are {', '.join(options.labels[:10])}.",
         )
-    from sklearn.metrics import accuracy_score
-
-    predicted = [options.labels[int(np.argmax(case[OUTPUT][0]))] for case in outputs]
-    return "accuracy", float(accuracy_score(list(labels), predicted))
 
 
 def _scores(outputs: Outputs, options: TaskOptions) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -123,6 +129,8 @@ def _agree(a: Outputs, b: Outputs, options: TaskOptions) -> float:
 def _labels(config: dict[str, object]) -> tuple[str, ...]:
     names = config.get("id2label")
     if isinstance(names, dict) and names:
+        if not all(str(key).isdigit() for key in names):
+            raise InputError("id2label in the model's config.json has keys that are no numbers.")
         return tuple(str(names[key]) for key in sorted(names, key=int))
     count = config.get("num_labels", 2)
     return tuple(f"LABEL_{i}" for i in range(count if isinstance(count, int) else 2))

@@ -6,6 +6,7 @@ The thread pool belongs to the process: a worker holds one artifact, so its thre
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,11 +65,13 @@ def load() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Send descriptor 2 nowhere: ExecuTorch and cpuinfo log there from C++, whatever Python is told."""
+    """Silence the packages: deprecations of their own, and descriptor 2, to which they log from C++."""
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)

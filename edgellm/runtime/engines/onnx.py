@@ -8,7 +8,7 @@ import numpy as np
 
 from edgellm.core.manifest import Artifact
 from edgellm.core.signature import Feeds, Outputs
-from edgellm.errors import BundleError
+from edgellm.errors import BundleError, DeviceError
 
 PACKAGES = ("onnxruntime",)
 
@@ -23,9 +23,9 @@ class OnnxEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        for key, value in artifact.session_options.items():
-            options.add_session_config_entry(key, value)
         try:
+            for key, value in artifact.session_options.items():
+                options.add_session_config_entry(key, value)
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
             raise BundleError(
@@ -38,7 +38,10 @@ class OnnxEngine:
     def run(self, feeds: Feeds) -> Outputs:
         """Return the outputs of one forward pass."""
         typed = {spec.name: feeds[spec.name].astype(spec.dtype, copy=False) for spec in self._inputs}
-        values = self._session.run(self._outputs, typed)
+        try:
+            values = self._session.run(self._outputs, typed)
+        except Exception as error:  # its exceptions share no base class
+            raise DeviceError(f"onnxruntime failed to run: {error}.") from None
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
 
 
