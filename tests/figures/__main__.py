@@ -1,6 +1,6 @@
 """`python -m tests.figures`: measure every figure of the README and print it, with what it was measured on.
 
-    --only agreement,speed,build,import    some of them
+--only agreement,speed,build,import    some of them
 """
 
 from __future__ import annotations
@@ -146,7 +146,17 @@ class _Both(Bundle):
 def print_build(folder: Path) -> None:
     """Print time and memory of a build without a cache, and of the same again."""
     env = {**os.environ, "EDGELLM_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-m", "edgellm", "build", "--target", "android-arm64", "--quiet", "--out", str(folder / "b")]
+    command = [
+        sys.executable,
+        "-m",
+        "edgellm",
+        "build",
+        "--target",
+        "android-arm64",
+        "--quiet",
+        "--out",
+        str(folder / "b"),
+    ]
     rows = []
     for name in ("cold", "again"):
         start = time.perf_counter()
@@ -208,7 +218,9 @@ def print_import() -> None:
             subprocess.run([sys.executable, "-c", code], check=True)
             times[name].append(time.perf_counter() - start)
     base = statistics.median(times["numpy, tokenizers"])
-    rows = [(name, f"{statistics.median(t) * 1e3:.0f}", f"{statistics.median(t) / base:.2f}x") for name, t in times.items()]
+    rows = [
+        (name, f"{statistics.median(t) * 1e3:.0f}", f"{statistics.median(t) / base:.2f}x") for name, t in times.items()
+    ]
     print("Import, whole process, median of 15, interleaved")
     print(columns(("import", "ms", "ratio"), rows), end="\n\n")
 

@@ -1,0 +1,75 @@
+"""Runs the commands of a document and compares, or pastes, what they print.
+
+A block fenced with ```console holds commands after `$ ` and their standard output. Numbers differ from run to run, so
+they are compared as `#`; words, names and the shape of tables are compared as they are.
+
+    python -m tests.docs README.md samples/x/README.md      # run and paste, in a folder that holds build/demo
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a document and the output printed below it."""
+
+    line: str
+    output: str
+
+
+def commands(text: str) -> list[Command]:
+    """Return the commands of all console blocks, in order."""
+    found = []
+    for block in _BLOCK.findall(text):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            line, _, output = part.partition("\n")
+            while line.endswith("\\"):
+                more, _, output = output.partition("\n")
+                line = f"{line[:-1].rstrip()} {more.removeprefix('>').strip()}"
+            found.append(Command(line, output.strip("\n")))
+    return found
+
+
+def run(line: str, folder: Path) -> str:
+    """Return what a command prints on standard output.
+
+    Raises:
+        AssertionError: it failed.
+    """
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "120"}
+    done = subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"$ {line}\n{done.stdout}{done.stderr}"
+    return done.stdout.strip("\n")
+
+
+def shape(output: str) -> str:
+    """Return output without what differs between runs and machines: numbers, paths, the CPU, column widths."""
+    without_machine = re.sub(r"^.*governor .*load .*$", "MACHINE", output, flags=re.MULTILINE)
+    without_paths = re.sub(r"(/[\w.+-]+)+/(?=[\w.-])", "", without_machine)
+    return re.sub(r"[ \t]+", " ", re.sub(r"-?\d[\d.,]*", "#", without_paths))
+
+
+def paste(document: Path, folder: Path) -> None:
+    """Run a document's commands and write their output into it."""
+    text = document.read_text(encoding="utf-8")
+    for command in commands(text):
+        output = run(command.line, folder)
+        old = f"$ {command.line}\n" + (f"{command.output}\n" if command.output else "")
+        assert old in text, f"{document}: break the line of `{command.line}` differently"
+        text = text.replace(old, f"$ {command.line}\n" + (f"{output}\n" if output else ""), 1)
+    document.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        paste(ROOT / name, ROOT)

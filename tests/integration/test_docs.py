@@ -1,0 +1,26 @@
+"""The commands of the documents run, and print what the documents say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgellm.runtime import Bundle
+from tests.docs import ROOT, commands, run, shape
+
+pytestmark = pytest.mark.integration
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "samples").glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)
+def test_document(document: Path, demo_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "demo").symlink_to(demo_bundle.path)
+    for name in ("samples", "targets"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    found = commands(document.read_text(encoding="utf-8"))
+    assert found, f"{document} shows no command"
+    for command in found:
+        assert shape(run(command.line, tmp_path)) == shape(command.output), f"$ {command.line}"
