@@ -47,7 +47,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp("models") / kind
             command = [sys.executable, "-m", "tests.models", kind, str(made[kind])]
-            subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+            subprocess.run(
+                command, check=True, capture_output=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+            )
         return made[kind]
 
     return folder

@@ -26,14 +26,18 @@ Model = Callable[[str], Path]
 @pytest.fixture(scope="module")
 def encoder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("encoder") / "bundle"
-    done = edgellm("build", str(model("encoder")), "--target", "linux-x86_64", "--no-cache", "--out", str(out), "--quiet")
+    done = edgellm(
+        "build", str(model("encoder")), "--target", "linux-x86_64", "--no-cache", "--out", str(out), "--quiet"
+    )
     assert done.returncode == 0, done.stderr
     return Bundle.open(out)
 
 
 def test_two_builds_without_the_cache_give_the_same_bytes(encoder: Bundle, model: Model, tmp_path: Path) -> None:
     out = tmp_path / "twice"
-    done = edgellm("build", str(model("encoder")), "--target", "linux-x86_64", "--no-cache", "--out", str(out), "--quiet")
+    done = edgellm(
+        "build", str(model("encoder")), "--target", "linux-x86_64", "--no-cache", "--out", str(out), "--quiet"
+    )
     assert done.returncode == 0, done.stderr
     assert (out / "manifest.json").read_bytes() == (encoder.path / "manifest.json").read_bytes()
 
@@ -82,7 +86,7 @@ def test_a_pruned_checkpoint_loads_like_any_other(model: Model, tmp_path: Path) 
 def test_a_classifier_gives_the_pipelines_answers(model: Model, tmp_path: Path) -> None:
     texts = ["It works, and I like it.", "Broken on arrival 😡", "", "une phrase en français"]
     labelled = tmp_path / "dev.tsv"
-    labelled.write_text("text\tlabel\nThis lamp hums all night.\tsad\nWhat a \"lovely\" walk!\tglad\n", encoding="utf-8")
+    labelled.write_text('text\tlabel\nThis lamp hums all night.\tsad\nWhat a "lovely" walk!\tglad\n', encoding="utf-8")
     done = edgellm(
         "build", str(model("classifier")), "--target", "linux-x86_64", "--scheme", "fp32", "--format", "onnx",
         "--eval", str(labelled), "--out", str(tmp_path / "b"), "--quiet",

@@ -102,7 +102,17 @@ def test_verify_passes_here_and_now(demo_bundle: Bundle) -> None:
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_any_text_runs(demo_bundle: Bundle, fmt: str) -> None:
     session = Session.open(demo_bundle.path, format=fmt)
-    texts = ["", "a", "\0", "🦔" * 40, "word " * 10_000, "مرحبا ようこそ नमस्ते", "[CLS] [SEP] [PAD]", "\n\t ", "x" * 5000]
+    texts = [
+        "",
+        "a",
+        "\0",
+        "🦔" * 40,
+        "word " * 10_000,
+        "مرحبا ようこそ नमस्ते",
+        "[CLS] [SEP] [PAD]",
+        "\n\t ",
+        "x" * 5000,
+    ]
     results = session(texts)
     for text, result in zip(texts, results, strict=True):
         assert result.format == fmt

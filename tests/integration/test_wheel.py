@@ -50,7 +50,9 @@ def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
-def test_a_device_with_one_engine(wheel: Path, device: Callable[..., Path], demo_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_device_with_one_engine(
+    wheel: Path, device: Callable[..., Path], demo_bundle: Bundle, tmp_path: Path
+) -> None:
     bin_ = device(f"{wheel}[onnx]")
     done = run([str(bin_ / "edgellm"), "targets"], tmp_path)
     assert done.returncode == 0, done.stderr
