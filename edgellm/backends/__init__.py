@@ -60,6 +60,13 @@ class Lowered:
     contents: tuple[BytesOf, ...]
 
 
+MIN_TOKENS = 4
+"""Where a dynamic length starts; shorter texts are padded to it.
+
+torch.export specializes a dimension of 1, and models that look at neighbouring tokens (MobileBERT) have shorter
+dimensions inside than the text is long."""
+
+
 class Backend(Protocol):
     """What a file in `backends/` provides."""
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgellm.backends import Lowered, Prepared, contents_of
-from edgellm.backends.trace import MIN_TOKENS, trace
+from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
+from edgellm.backends.trace import trace
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError

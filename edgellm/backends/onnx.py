@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgellm.backends import Lowered, Prepared, contents_of
-from edgellm.backends.trace import MIN_TOKENS, trace
+from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
+from edgellm.backends.trace import trace
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError

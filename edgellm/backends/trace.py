@@ -6,13 +6,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from edgellm.backends import Prepared
-
-MIN_TOKENS = 4
-"""Where a dynamic length starts; shorter texts are padded to it.
-
-torch.export specializes a dimension of 1, and models that look at neighbouring tokens (MobileBERT) have shorter
-dimensions inside than the text is long."""
+from edgellm.backends import MIN_TOKENS, Prepared
 
 _EXAMPLE_TOKENS = 12
 _LOWEST = -1e4

@@ -231,9 +231,6 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us has gone; there is nobody to tell
-        sys.exit(0)
     except Exception as error:
         log = _write_traceback()
         _complain(f"Internal error: {type(error).__name__}: {error}", f"The traceback is in {log}; please report it.")

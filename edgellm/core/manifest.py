@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation
+from edgellm.core.scheme import FORMATS
 from edgellm.core.signature import Signature
 
 SCHEMA_VERSION = 1
@@ -138,6 +139,12 @@ class Manifest:
         if not 1 <= self.max_tokens < 2**31:
             raise ValueError(f"max_tokens: {self.max_tokens} is no length")
         for artifact in self.artifacts:
-            buckets = artifact.signature.buckets
+            buckets, labels = artifact.signature.buckets, self.task_options.labels
+            if artifact.format not in FORMATS:
+                raise ValueError(f"artifacts: no format is called {artifact.format!r}")
+            if not 1 <= artifact.signature.min_tokens <= self.max_tokens:
+                raise ValueError(f"artifacts: min_tokens of {artifact.id} is no length up to max_tokens")
+            if labels and artifact.signature.outputs[0].shape[-1:] != (len(labels),):
+                raise ValueError(f"artifacts: {artifact.id} has other outputs than there are labels")
             if buckets and buckets[-1] < self.max_tokens:
                 raise ValueError(f"artifacts: the buckets of {artifact.id} end before max_tokens")

@@ -42,6 +42,8 @@ class InputSpec:
             raise ValueError(f"name: no input is called {self.name!r}")
         if self.dtype not in ("int64", "int32"):
             raise ValueError(f"dtype: {self.dtype!r} is none of int64, int32")
+        if not 0 <= self.pad < self.bound <= 2**31:
+            raise ValueError(f"pad: {self.pad} of {self.name} does not lie below its bound {self.bound}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Signature:
     def __post_init__(self) -> None:
         if not self.inputs or not self.outputs:
             raise ValueError("inputs and outputs: at least one of each is needed")
+        if list(self.buckets) != sorted(set(self.buckets)) or any(n < 1 for n in self.buckets):
+            raise ValueError("buckets: lengths are positive and ascend")
 
     def tokens_for(self, tokens: int) -> int:
         """Return the length that a text of `tokens` tokens runs at: the smallest bucket that fits.

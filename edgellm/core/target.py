@@ -37,7 +37,7 @@ class Target:
         formats: in order of preference.
         delegates: format to the delegate that runs it.
         scheme: the default scheme.
-        toolchain: the CMake toolchain file (without suffix) that cross-compiles for it, or "host".
+        toolchain: name of the CMake toolchain that cross-compiles native code for it.
         runtimes: engine package to the versions expected on the device.
         onnx: IR and opset of ONNX artifacts.
 

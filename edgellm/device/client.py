@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -25,16 +27,20 @@ _SIGNAL_CAUSES = {
 class WorkerClient:
     """A running worker process that speaks the lines of `edgellm.runtime.worker`."""
 
-    def __init__(self, command: Sequence[str], *, what: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], *, what: str, env: dict[str, str] | None = None, timeout: float = 600
+    ) -> None:
         """Start `command`.
 
         Args:
             command: the worker's command line.
             what: name of the device, for messages.
             env: its environment; the parent's if left out.
+            timeout: seconds after which a request without an answer has failed.
 
         """
         self._what = what
+        self.timeout = timeout
         self._doing = "starting"
         # An unnamed file, not a pipe: nobody has to drain it, and it vanishes with the process.
         self._stderr: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
@@ -52,12 +58,17 @@ class WorkerClient:
             self._stderr.close()
             raise DeviceError(f"No worker starts on {what}: {command[0]}: {error.strerror}.") from None
 
+        # A thread reads, because a pipe has no read with a deadline.
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
     def request(self, op: str, **fields: object) -> dict[str, Any]:
         """Send one request and return its reply.
 
         Raises:
             EdgellmError: what the worker answered, as the class it was there.
-            DeviceError: the worker died; the message names the signal.
+            DeviceError: the worker died (the message names the signal), or gave no answer in time.
 
         """
         self._doing = op
@@ -75,8 +86,14 @@ class WorkerClient:
 
     def receive(self) -> dict[str, Any]:
         """Return the reply to the oldest unanswered request; raises like `request`."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        try:
+            line = self._lines.get(timeout=self.timeout)
+        except queue.Empty:
+            self._process.kill()
+            self._process.wait()
+            raise DeviceError(
+                f"The worker on {self._what} gave no answer to '{self._doing}' in {self.timeout:g} s."
+            ) from None
         if not line.endswith("\n"):
             raise self._died()
         try:
@@ -99,6 +116,7 @@ class WorkerClient:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join(timeout=10)
         if self._process.stdout:
             self._process.stdout.close()
         self._stderr.close()
@@ -112,6 +130,13 @@ class WorkerClient:
         if kind is not None:
             self._process.kill()
         self.close()
+
+    def _read(self) -> None:
+        """Hand over every line, and at the end an empty one."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
 
     def _died(self) -> DeviceError:
         code = self._process.wait()

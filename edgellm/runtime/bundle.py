@@ -14,6 +14,7 @@ from edgellm.core import strict
 from edgellm.core.manifest import SCHEMA_VERSION, Artifact, FileEntry, Manifest
 from edgellm.core.signature import Feeds, Outputs
 from edgellm.errors import BundleError, unknown
+from edgellm.tasks import load_task, task_names
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -66,6 +67,13 @@ class Bundle:
         for name in (TOKENIZER, GOLDEN, *(artifact.file for artifact in manifest.artifacts)):
             if name not in listed:
                 raise BundleError(f"{folder}: {name} is not among the files of the manifest.", hint=_REBUILD)
+        if manifest.task not in task_names():
+            raise BundleError(f"{folder}: this edgellm has no task '{manifest.task}'.", hint="Upgrade it.")
+        output = load_task(manifest.task).OUTPUT
+        if any(artifact.signature.outputs[0].name != output for artifact in manifest.artifacts):
+            raise BundleError(
+                f"{folder}: an artifact lacks the output '{output}' that {manifest.task} reads.", hint=_REBUILD
+            )
         ids = [artifact.id for artifact in manifest.artifacts]
         if len(set(ids)) != len(ids) or not ids:
             raise BundleError(f"{folder}: artifact ids are missing or not unique.", hint=_REBUILD)

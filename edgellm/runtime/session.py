@@ -18,6 +18,9 @@ from edgellm.runtime.bundle import TOKENIZER, Bundle
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.tasks import Encoding, load_task
 
+MAX_THREADS = 128
+"""More would only wait for each other, and may take the machine down while engines start them."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -68,8 +71,8 @@ class Session:
     """
 
     def __init__(self, bundle: Bundle, artifact: Artifact, threads: int) -> None:
-        if threads < 1:
-            raise UsageError(f"{threads} threads can't compute; use 1 or more.")
+        if not 1 <= threads <= MAX_THREADS:
+            raise UsageError(f"{threads} threads can't compute; from 1 to {MAX_THREADS} can.")
         self.bundle = bundle
         self.artifact = artifact
         self.threads = threads

@@ -11,9 +11,11 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +91,8 @@ class Cache:
             if folder.exists():
                 self._remove(folder)
             return None
-        os.utime(folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(folder)
         return Entry(folder, value)
 
     def put(self, key: str, work: Path, value: dict[str, Any]) -> Entry:
@@ -133,13 +136,14 @@ class Cache:
         if not limit.isdigit():
             raise UsageError(f"EDGELLM_CACHE_MAX_BYTES is {limit!r}; it is a whole number of bytes.")
         folders = (path for path in (self.root / "entries").iterdir() if path.is_dir())
-        entries = sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
+        entries = sorted(folders, key=_age)
         total = 0
         for folder in entries:
-            total += sum(path.stat().st_size for path in folder.iterdir())
+            with contextlib.suppress(FileNotFoundError):  # another build may be tidying as well
+                total += sum(path.stat().st_size for path in folder.iterdir())
             if total > int(limit):
                 self._remove(folder)
-        for log in sorted((self.root / "logs").iterdir(), key=lambda path: path.stat().st_mtime)[:-20]:
+        for log in sorted((self.root / "logs").iterdir(), key=_age, reverse=True)[:-20]:
             log.unlink(missing_ok=True)
 
     def _remove(self, folder: Path) -> None:
@@ -180,6 +184,14 @@ def _code_digest() -> str:
     for path in sorted(path for name in _CODE for path in (_PACKAGE / name).rglob("*.py")):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _age(path: Path) -> float:
+    """Return seconds since a path was used; one that is gone is the oldest."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def alive(pid: str) -> bool:

@@ -81,7 +81,8 @@ def _measured(plan: Plan, manifest: Manifest, store: Cache, folder: Path, refere
     """Return agreements, evaluations and matrix; what was measured of the same bytes on the same CPU is not run again."""
     key = key_of(
         "gate",
-        (),
+        ("numpy", "tokenizers"),
+        signatures=[strict.plain(artifact.signature) for artifact in manifest.artifacts],
         files=strict.plain(manifest.files),
         options=strict.plain(manifest.task_options),
         labelled=[[item.text, item.label] for item in plan.labelled],

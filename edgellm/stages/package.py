@@ -8,11 +8,12 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from edgellm.core import strict
 from edgellm.core.manifest import FileEntry, Manifest
-from edgellm.errors import UsageError
+from edgellm.errors import BundleError, UsageError
 from edgellm.runtime.bundle import CARD, MANIFEST, REPORTS, Bundle, sha256_file
 from edgellm.stages.cache import alive
 
@@ -28,7 +29,8 @@ def check_out(out: Path) -> None:
         raise UsageError(f"{out} exists and is no folder.", hint="Choose another --out.")
     if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
         raise UsageError(
-            f"{out} is a folder with something else in it, and is left alone.", hint="Choose another --out."
+            f"{out} holds something that is no bundle, or a bundle and something else, and is left alone.",
+            hint="Choose another --out.",
         )
     parent = out.resolve().parent
     while not parent.exists():
@@ -85,17 +87,18 @@ def publish(folder: Path, out: Path) -> Bundle:
     free = shutil.disk_usage(out.parent).free
     if need > free:
         raise OSError(errno.ENOSPC, f"{need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free", str(out.parent))
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-{os.getpid()}-", dir=out.parent))
     try:
-        partial.mkdir()
+        partial.chmod(0o777 & ~_umask())
         for path in files:
             shutil.copyfile(path, partial / path.name)
             _flush(partial / path.name)
         check_out(out)
-        if out.exists():
+        if out.exists() and any(out.iterdir()):
             _exchange(partial, out)
+            _keep_reports(partial, out)
         else:
-            partial.rename(out)
+            partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Bundle.open(out)
@@ -109,14 +112,29 @@ def _exchange(new: Path, out: Path) -> None:
             at_cwd, exchange = -100, 2  # linux/fcntl.h, linux/fs.h
             if libc.renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(out), exchange) == 0:
                 return
-    old = out.with_name(f".{out.name}.partial-{os.getpid()}-old")
+    old = new.with_name(f"{new.name}-old")
     out.rename(old)
     try:
         new.rename(out)
     except OSError:
         old.rename(out)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    old.rename(new)
+
+
+def _keep_reports(old: Path, out: Path) -> None:
+    """Move the reports about a bundle that was replaced beside the new one: measurements are not thrown away."""
+    reports = old / REPORTS
+    if reports.is_dir() and any(reports.iterdir()):
+        digest = sha256_file(old / MANIFEST)[:12]
+        reports.rename(out.with_name(f"{out.name}.reports-{digest}"))
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _recover(out: Path) -> None:
@@ -136,11 +154,13 @@ def _sweep(out: Path) -> None:
 
 
 def _is_bundle(folder: Path) -> bool:
+    """Tell whether a folder holds a bundle and nothing else; whatever else is in it would be lost."""
     try:
-        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        listed = {entry.path for entry in Bundle.open(folder).manifest.files} | {MANIFEST}
+    except BundleError:
         return False
-    return isinstance(data, dict) and "schema_version" in data and "artifacts" in data
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return all(path.as_posix() in listed or path.parts[0] == REPORTS for path in found)
 
 
 def _intact(out: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgellm.backends import TOOLS
+from edgellm.backends import MIN_TOKENS, TOOLS
 from edgellm.core.scheme import FORMATS, resolve_scheme
 from edgellm.core.target import Target
 from edgellm.errors import InputError, UsageError, unknown
@@ -91,7 +91,7 @@ def resolve(
     place = Path(out) if out is not None else Path(f"{source.name}-{aim.name}")
     package.check_out(place)
     buckets = _buckets(seq_len, source.max_positions)
-    _check_size(source)
+    _check_size(source, chosen)
     return Plan(source, aim, chosen, how.name, buckets, min_agreement, tuple(golden), tuple(labelled), place)
 
 
@@ -109,10 +109,15 @@ def _buckets(asked: Sequence[int] | None, bound: int | None) -> tuple[int, ...]:
     """Return the lengths to serve, ascending, within the model's positions."""
     if asked is None:
         fitting = [n for n in DEFAULT_LENGTHS if bound is None or n <= bound]
-        return tuple(fitting or [bound or DEFAULT_LENGTHS[0]])
-    lengths = tuple(sorted(set(asked)))
-    if not lengths or lengths[0] < 4:
-        raise UsageError(f"--seq-len {','.join(map(str, asked)) or 'is empty'}: a length is 4 tokens or more.")
+        lengths = tuple(fitting or [bound or DEFAULT_LENGTHS[0]])
+    else:
+        lengths = tuple(sorted(set(asked)))
+    if not lengths or lengths[0] < MIN_TOKENS or lengths[-1] == MIN_TOKENS:
+        raise UsageError(
+            f"--seq-len {','.join(map(str, lengths)) or 'is empty'}: a length is {MIN_TOKENS} tokens or more, and the "
+            "longest is more.",
+            hint="Try --seq-len 16,32,64,128.",
+        )
     if bound is not None and lengths[-1] > bound:
         raise UsageError(
             f"--seq-len {lengths[-1]} is beyond the model, whose position table ends at {bound}.",
@@ -121,14 +126,14 @@ def _buckets(asked: Sequence[int] | None, bound: int | None) -> tuple[int, ...]:
     return lengths
 
 
-def _check_size(source: SourceModel) -> None:
+def _check_size(source: SourceModel, formats: tuple[str, ...]) -> None:
     """Refuse a model that the file formats or this machine's memory can't hold."""
     weights = source.parameters * 4
-    if weights > PROTOBUF_LIMIT:
+    if weights > PROTOBUF_LIMIT and set(formats) & {"onnx", "tflite"}:
         raise InputError(
             f"{source.name} has {source.parameters / 1e6:.0f} M parameters, {weights / 1e9:.1f} GB in fp32; ONNX and TFLite "
             "files end at 2.1 GB on the way to int8.",
-            hint="Distil or prune it first.",
+            hint="Distil or prune it first, or build --format executorch alone.",
         )
     free = available_memory()
     if free is not None and job_bytes(source) > free:
@@ -139,8 +144,5 @@ def _check_size(source: SourceModel) -> None:
 
 
 def job_bytes(source: SourceModel) -> int:
-    """Return an estimate of the peak memory of one job: what the tools take, and copies of the fp32 weights.
-
-    Measured on MiniLM (91 MB of weights): 0.8 to 1.5 GB, `make bench`.
-    """
+    """Return an estimate of the peak memory of one job: what the tools take, and copies of the fp32 weights."""
     return 1_000_000_000 + 6 * 4 * source.parameters

@@ -11,10 +11,13 @@ The rewrites:
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,10 +90,6 @@ def ensure_faithful(
 
 def describe_factory(factory: str) -> dict[str, Any]:
     """Return config, number of parameters and digest of the module that a factory returns."""
-    import hashlib
-    import inspect
-    from pathlib import Path
-
     module = _call_factory(factory)
     config = getattr(module, "config", None)
     facts: dict[str, Any] = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
@@ -101,6 +100,15 @@ def describe_factory(factory: str) -> dict[str, Any]:
     takes = inspect.signature(module.forward).parameters
     if "token_type_ids" not in takes:
         facts["type_vocab_size"] = 0
+    return {
+        "config": {key: value for key, value in facts.items() if _is_plain(value)},
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "sha256": _module_digest(module),
+    }
+
+
+def _module_digest(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's structure, weights and source files."""
     digest = hashlib.sha256(repr(module).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -108,11 +116,7 @@ def describe_factory(factory: str) -> dict[str, Any]:
     files = {inspect.getsourcefile(type(m)) for m in module.modules() if type(m).__module__ != "builtins"}
     for file in sorted(name for name in files if name and "site-packages" not in name):
         digest.update(Path(file).read_bytes())
-    return {
-        "config": {key: value for key, value in facts.items() if _is_plain(value)},
-        "parameters": sum(p.numel() for p in module.parameters()),
-        "sha256": digest.hexdigest(),
-    }
+    return digest.hexdigest()
 
 
 def _is_plain(value: object) -> bool:
@@ -125,7 +129,13 @@ def _wrap(source: SourceModel, model: nn.Module) -> nn.Module:
 
 def _load(source: SourceModel, attention: str) -> nn.Module:
     if source.factory is not None:
-        model = _call_factory(source.factory).float()
+        model = _call_factory(source.factory)
+        if _module_digest(model) != source.module_sha256:
+            raise InputError(
+                f"{source.factory} returned another module than the first time it was called.",
+                hint="Load its weights from a file, or seed them: every format must be built from the same ones.",
+            )
+        model = model.float()
         if attention == ATTENTION and hasattr(model, "set_attn_implementation"):
             _register()
             _choose_attention(model)
@@ -147,7 +157,7 @@ def _call_factory(factory: str) -> nn.Module:
         model = getattr(importlib.import_module(module_name), function)()
     except (ImportError, AttributeError) as error:
         raise InputError(f"{factory} can't be imported: {error}.") from None
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise InputError(f"{factory} failed with {type(error).__name__}: {error}.") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{factory} returned {type(model).__name__}, not an nn.Module.")
@@ -189,8 +199,6 @@ def _from_pretrained(source: SourceModel) -> nn.Module:
 
 def _shapes(folder: str) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor in a folder's safetensors files."""
-    from pathlib import Path
-
     from safetensors import safe_open
 
     shapes = {}

@@ -34,6 +34,7 @@ class SourceModel:
         name: for people.
         folder: of `save_pretrained`, or None.
         factory: "package.module:function", or None.
+        module_sha256: of a factory's module, which every call must give again; None for a folder.
         tokenizer: path of tokenizer.json.
         task: pipeline id.
         options: the task's options.
@@ -50,6 +51,7 @@ class SourceModel:
     name: str
     folder: str | None
     factory: str | None
+    module_sha256: str | None
     tokenizer: str
     task: str
     options: TaskOptions
@@ -220,6 +222,7 @@ def _source(
         name=name,
         folder=str(folder.resolve()) if folder else None,
         factory=factory,
+        module_sha256=sha256,
         tokenizer=str(tokenizer.resolve()),
         task=task,
         options=options,

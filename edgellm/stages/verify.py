@@ -70,7 +70,7 @@ def verify_bundle(
 
     """
     bundle.use_all()
-    chosen = [bundle.artifact(fmt) for fmt in formats] or list(bundle.manifest.artifacts)
+    chosen = [bundle.artifact(fmt) for fmt in dict.fromkeys(formats)] or list(bundle.manifest.artifacts)
     golden = list(islice(bundle.golden(), cases))
     if not golden:
         raise BundleError(f"{bundle.path} has no golden cases, so nothing can be verified.")

@@ -32,6 +32,8 @@ class Task(Protocol):
     gives outputs, and all of an input's outputs together become one value.
     """
 
+    OUTPUT: str
+    """Name of the graph's output that `decode` reads."""
     METRIC: str
     """What `scores` compares, for people."""
     GOLDEN_CASES: int

@@ -39,6 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "build" in only:
             print_build(Path(folder))
+            os.environ["EDGELLM_CACHE"] = str(Path(folder) / "cache")  # what was just built is measured below
         if "agreement" in only or "speed" in only:
             int8 = edgellm.build(target="linux-x86_64", out=Path(folder) / "int8")
             if "agreement" in only:

@@ -22,7 +22,7 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # an error is raised as well, and told once is enough
         try:
             for key, value in artifact.session_options.items():
                 options.add_session_config_entry(key, value)

@@ -59,7 +59,11 @@ BUILDS: list[tuple[str, int, str]] = [
     ("model --target linux-arm64 --seq-len=", USAGE, "is not whole numbers separated by commas"),
     ("model --target linux-arm64 --seq-len 2", USAGE, "a length is 4 tokens or more"),
     ("model --target linux-arm64 --seq-len 100000", USAGE, "position table ends at 64"),
-    ("model --target linux-arm64 --out papers", USAGE, "is a folder with something else in it, and is left alone"),
+    (
+        "model --target linux-arm64 --out papers",
+        USAGE,
+        "holds something that is no bundle, or a bundle and something else, and is left alone",
+    ),
     ("model --target linux-arm64 --out model.pt2", USAGE, "exists and is no folder"),
     ("model", USAGE, "Missing option '--target'"),
     ("model --target linux-arm64 --fast", USAGE, "No such option"),

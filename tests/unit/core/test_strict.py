@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgellm.core import strict
-from edgellm.core.manifest import Manifest
+from edgellm.core.manifest import Artifact, Manifest, TaskOptions
+from edgellm.core.scheme import FORMATS
 from edgellm.core.signature import InputSpec, OutputSpec, Signature
 from edgellm.core.target import Target
 
@@ -57,6 +58,14 @@ SIGNATURES = [
 ]
 
 
+CONSISTENT = {
+    Manifest: {"max_tokens": st.integers(16, 2**31 - 1)},
+    Artifact: {"format": st.sampled_from(FORMATS)},
+    TaskOptions: {"labels": st.just(())},
+}
+"""Fields that a manifest checks against each other."""
+
+
 def strategy_of(kind: Any) -> st.SearchStrategy[Any]:
     """Return values of a type that the reader knows."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -64,7 +73,8 @@ def strategy_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(SIGNATURES)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return st.builds(kind, **{f.name: strategy_of(hints[f.name]) for f in dataclasses.fields(kind)})
+        fields = {f.name: strategy_of(hints[f.name]) for f in dataclasses.fields(kind)}
+        return st.builds(kind, **{**fields, **CONSISTENT.get(kind, {})})
     if origin in (typing.Union, types.UnionType):
         return st.one_of([strategy_of(arg) for arg in args])
     if origin is tuple:

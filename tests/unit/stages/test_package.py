@@ -102,10 +102,27 @@ def test_an_identical_but_damaged_bundle_is_replaced(old: Path, tmp_path: Path) 
     Bundle.open(old).use_all()
 
 
-def test_a_bundle_of_another_schema_version_may_be_replaced(old: Path, new: Path) -> None:
+def test_what_can_t_be_read_as_a_bundle_is_not_replaced(old: Path, new: Path) -> None:
     edit_manifest(old, lambda data: data.update(schema_version=99, new_key=1))
-    check_out(old)
-    assert publish(new, old).manifest.max_tokens == 24
+    with pytest.raises(UsageError, match="left alone"):
+        check_out(old)
+
+
+def test_a_file_beside_the_bundle_s_own_is_not_lost(old: Path, new: Path) -> None:
+    (old / "thesis.txt").write_text("precious")
+    before = snapshot(old)
+    with pytest.raises(UsageError, match="left alone"):
+        publish(new, old)
+    assert snapshot(old) == before
+
+
+def test_reports_about_a_replaced_bundle_are_kept_beside_the_new_one(old: Path, new: Path) -> None:
+    (old / "reports").mkdir(exist_ok=True)
+    (old / "reports" / "pi.json").write_text("measured")
+    publish(new, old)
+    (kept,) = old.parent.glob("bundle.reports-*")
+    assert (kept / "pi.json").read_text() == "measured"
+    assert not (old / "reports").exists()
 
 
 def test_without_room_the_old_bundle_stays_and_nothing_else(
@@ -135,7 +152,7 @@ def test_a_failure_on_the_way_leaves_the_old_bundle_and_nothing_else(
     with pytest.raises(OSError, match="Input/output error"):
         publish(new, old)
     assert snapshot(old.parent) == before
-    assert [p.name for p in old.parent.iterdir()] == ["bundle"]
+    assert not [p.name for p in old.parent.iterdir() if p.name.startswith(".")]
 
 
 def test_what_appears_at_out_during_the_build_is_not_overwritten(
@@ -150,7 +167,7 @@ def test_what_appears_at_out_during_the_build_is_not_overwritten(
         (out / "thesis.txt").write_text("precious")
 
     monkeypatch.setattr(package, "_flush", meanwhile)
-    with pytest.raises(UsageError, match="something else in it"):
+    with pytest.raises(UsageError, match="left alone"):
         publish(new, out)
     assert snapshot(out.parent) == {"out/thesis.txt": b"precious"}
 
@@ -162,7 +179,7 @@ def test_the_exchange_leaves_no_trace_with_and_without_the_system_s_help(
     monkeypatch.setattr(sys, "platform", platform)
     publish(new, old)
     assert snapshot(old) == snapshot(new)
-    assert [p.name for p in old.parent.iterdir()] == ["bundle"]
+    assert not [p.name for p in old.parent.iterdir() if p.name.startswith(".")]
 
 
 def test_a_failed_second_rename_puts_the_old_bundle_back(old: Path, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +232,7 @@ def test_a_killed_build_damages_nothing_and_the_next_one_sweeps_up(old: Path, ne
     assert len(list(old.parent.iterdir())) == 2
     publish(new, old)
     assert snapshot(old) == snapshot(new)
-    assert [p.name for p in old.parent.iterdir()] == ["bundle"]
+    assert not [p.name for p in old.parent.iterdir() if p.name.startswith(".")]
 
 
 def test_killed_between_two_renames_the_old_bundle_lives_until_a_new_one_does(
