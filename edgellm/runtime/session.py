@@ -213,7 +213,7 @@ def pad(feeds: Feeds, signature: Signature, tokens: int) -> Feeds:
     for spec in signature.inputs:
         array = feeds[spec.name]
         if array.shape[1] < tokens:
-            # np.pad takes 30 us, which is 2 % of a short text.
+            # np.pad is slow enough to show in the latency of a short text.
             longer = np.full((1, tokens), spec.pad, dtype=array.dtype)
             longer[:, : array.shape[1]] = array
             array = longer

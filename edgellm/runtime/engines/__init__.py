@@ -83,7 +83,7 @@ def require(fmt: str) -> str:
 
 def engine_version(fmt: str) -> str:
     """Return "package version" of the installed engine of a format."""
-    import importlib.metadata  # not at the top: it takes a sixth of the time of importing the runtime
+    import importlib.metadata  # not at the top: importing the runtime stays fast
 
     package = require(fmt)
     try:
