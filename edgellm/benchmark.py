@@ -16,9 +16,9 @@ from edgellm.core import strict
 from edgellm.core.latency import RUNS_FOR_P99, Latency, percentile
 from edgellm.core.manifest import Artifact
 from edgellm.device import Device
-from edgellm.device.client import WorkerClient
 from edgellm.errors import UsageError
 from edgellm.runtime.bundle import TOKENIZER, Bundle
+from edgellm.runtime.client import WorkerClient
 from edgellm.runtime.machine import Machine
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.texts import default_texts

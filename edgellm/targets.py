@@ -8,14 +8,12 @@ from pathlib import Path
 from edgellm.core import strict
 from edgellm.core.target import Target
 from edgellm.errors import InputError, unknown
-
-_PACKAGE = Path(__file__).resolve().parent
+from edgellm.folders import shipped
 
 
 def targets_dir() -> Path:
-    """Return the folder of target files: inside the wheel, or `targets/` of a checkout."""
-    installed = _PACKAGE / "_targets"
-    return installed if installed.is_dir() else _PACKAGE.parent / "targets"
+    """Return the folder of target files."""
+    return shipped("targets")
 
 
 def target_names() -> list[str]:

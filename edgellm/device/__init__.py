@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from edgellm.device.client import WorkerClient
+from edgellm.runtime.client import WorkerClient
 
 
 class Device(Protocol):

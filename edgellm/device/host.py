@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from edgellm.device.client import WorkerClient
+from edgellm.runtime.client import WorkerClient
 
 
 class Host:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.errors import MissingDependencyError, UsageError
+from edgellm.folders import cache_dir
 from edgellm.runtime.bundle import sha256_file
 
 MAX_BYTES = 8_000_000_000
@@ -58,21 +59,8 @@ class Cache:
 
     @classmethod
     def default(cls, *, enabled: bool = True) -> Cache:
-        """Return the user's cache: EDGELLM_CACHE, or the platform's cache folder.
-
-        Raises:
-            MissingDependencyError: platformdirs or filelock is not installed.
-
-        """
-        try:
-            import filelock  # noqa: F401
-            import platformdirs
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"Building needs {error.name}.", hint="Install it with: pip install 'edgellm[build]'"
-            ) from None
-        chosen = os.environ.get("EDGELLM_CACHE")
-        return cls(Path(chosen) if chosen else Path(platformdirs.user_cache_dir("edgellm")), enabled=enabled)
+        """Return the user's cache (see `cache_dir`)."""
+        return cls(cache_dir(), enabled=enabled)
 
     def get(self, key: str) -> Entry | None:
         """Return the entry for `key` if it is there and undamaged; a damaged one is removed."""

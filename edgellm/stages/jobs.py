@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edgellm.device.client import signal_name
 from edgellm.errors import DeviceError, EdgellmError, from_wire
+from edgellm.runtime.client import signal_name
 from edgellm.runtime.machine import cores
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.device.client import WorkerClient
 from edgellm.device.host import Host
 from edgellm.errors import BundleError, DeviceError, EdgellmError, UsageError
 from edgellm.runtime import Bundle
+from edgellm.runtime.client import WorkerClient
 
 ECHO = "import sys\nfor line in sys.stdin: print('{\"ok\": 1}', flush=True)"
 

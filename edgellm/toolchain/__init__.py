@@ -1,0 +1,1 @@
+"""What runs on a device and is compiled or downloaded here: packages for other machines, and the native runner."""
