@@ -6,6 +6,7 @@ In a process of its own, because transformers and torch warn when they are impor
     classifier   the same with three labels
     collapsing   an encoder whose fp32 answers are the encoder's, and whose activations int8 can't hold
     pruned       the encoder with fewer heads and a narrower feed-forward in its first layer
+    own-attention   a DeBERTa, whose attention transformers can't exchange
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    PreTrainedTokenizerFast,
+)
 
 from edgellm.texts import default_texts
 
@@ -35,6 +43,13 @@ def write(kind: str, folder: Path) -> None:
         config.id2label, config.label2id = LABELS, {label: i for i, label in LABELS.items()}
         config.num_labels = len(LABELS)
         model = BertForSequenceClassification(config)
+    elif kind == "own-attention":
+        config = DebertaV2Config(
+            vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+            max_position_embeddings=32, pad_token_id=0, relative_attention=True, position_buckets=8,
+            pos_att_type=["p2c", "c2p"], type_vocab_size=0,
+        )  # fmt: skip
+        model = DebertaV2Model(config)
     else:
         model = BertModel(config, add_pooling_layer=False)
     model.eval()

@@ -29,6 +29,7 @@ class Prepared:
         inputs: of the graph.
         output: of the graph.
         buckets: lengths that must be served, ascending; the last is the bundle's max_tokens.
+        finite_mask: whether the module masks with finite numbers; where not, the traced graph is clamped.
 
     """
 
@@ -36,6 +37,7 @@ class Prepared:
     inputs: tuple[InputSpec, ...]
     output: OutputSpec
     buckets: tuple[int, ...]
+    finite_mask: bool = True
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgellm.backends import Lowered, Prepared, contents_of
-from edgellm.backends.trace import example
+from edgellm.backends.trace import example, trace_static
 from edgellm.core.signature import InputSpec, Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
@@ -23,10 +23,12 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     """Write model-<scheme>.tflite."""
     import litert_torch
 
-    module = _Named(prepared.module, prepared.output.name)
     converter = litert_torch
     for tokens in prepared.buckets:
         feeds = example(prepared, tokens, torch.int32)
+        # The converter traces for itself, so that a mask it must not see has to be gone before.
+        masked = prepared.module if prepared.finite_mask else trace_static(prepared.module, feeds).module()
+        module = _Named(masked, prepared.output.name)
         converter = converter.signature(signature_name(tokens), module, None, feeds)
     plain = folder / "model-fp32.tflite"
     converter.convert().export(str(plain))
@@ -65,6 +67,10 @@ class _Named(nn.Module):
         super().__init__()
         self.module = module
         self.name = name
+
+    def train(self, mode: bool = True) -> _Named:
+        """Do nothing: the module is in evaluation mode, and a traced one refuses to be told."""
+        return self
 
     def forward(
         self,

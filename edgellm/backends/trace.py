@@ -39,6 +39,14 @@ def trace(module: nn.Module, prepared: Prepared) -> ExportedProgram:
     return program
 
 
+def trace_static(module: nn.Module, feeds: dict[str, torch.Tensor]) -> ExportedProgram:
+    """Return the module traced at the shapes of `feeds`, with a finite mask."""
+    with torch.no_grad():
+        program = torch.export.export(module, (), kwargs=feeds, strict=False)
+    clamp_constants(program)
+    return program
+
+
 def clamp_constants(program: ExportedProgram) -> int:
     """Make masks finite in place, whatever operator applies them, and return how many constants were changed.
 

@@ -34,9 +34,10 @@ def built(manifest: Manifest, path: str) -> str:
     ]  # fmt: skip
     table = columns(("format", "scheme", "delegate", "MB", "agreement", "min", "partitions"), rows, left=3)
     first = manifest.artifacts[0].agreement
+    notes = "".join(f"\n{note}" for note in manifest.notes)
     return (
         f"{manifest.model.name} for {manifest.target} -> {path}\n\n{table}\n\n"
-        f"Agreement: {first.metric} with the fp32 model, {first.n} texts, run on {first.device}."
+        f"Agreement: {first.metric} with the fp32 model, {first.n} texts, run on {first.device}.{notes}"
     )
 
 
@@ -77,6 +78,7 @@ def inspected(manifest: Manifest, target: Target | None) -> str:
         f"{manifest.model.licence or 'not stated'}) for {manifest.target}"
         + (f", tier {target.tier}" if target else ""),
         f"longest text {manifest.max_tokens} tokens, gate {manifest.min_agreement:g}",
+        *manifest.notes,
     ]
     for a in manifest.artifacts:
         lines += ["", f"{a.file}: {a.bytes / 1e6:.2f} MB, {a.scheme}, {a.delegate}"]

@@ -120,6 +120,7 @@ class Manifest:
         files: every file but this one and `reports/`.
         artifacts: in the target's order of preference.
         matrix: mean pairwise agreement of the fp32 source and the artifacts.
+        notes: what could not be done for this model, in sentences.
 
     """
 
@@ -134,6 +135,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     artifacts: tuple[Artifact, ...]
     matrix: AgreementMatrix
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_tokens < 2**31:

@@ -41,7 +41,7 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
         *(entries[f].folder / lowered[f].file for f in plan.formats),
     ):
         _link(path, folder / path.name)
-    manifest = _manifest(plan, lowered, folder)
+    manifest = _manifest(plan, lowered, entries[REFERENCE].value["notes"], folder)
     measured = _measured(plan, manifest, store, folder, reference)
     artifacts = tuple(
         dataclasses.replace(
@@ -59,7 +59,7 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
     return folder
 
 
-def _manifest(plan: Plan, lowered: dict[str, Lowered], folder: Path) -> Manifest:
+def _manifest(plan: Plan, lowered: dict[str, Lowered], notes: list[str], folder: Path) -> Manifest:
     """Return the manifest of files that are there, with nothing measured yet."""
     tools = sorted({tool for fmt in plan.formats for tool in TOOLS[fmt]})
     return Manifest(
@@ -74,6 +74,7 @@ def _manifest(plan: Plan, lowered: dict[str, Lowered], folder: Path) -> Manifest
         files=package.list_files(folder),
         artifacts=tuple(_artifact(plan, fmt, lowered[fmt], folder) for fmt in plan.formats),
         matrix=AgreementMatrix((), ()),
+        notes=tuple(notes),
     )
 
 

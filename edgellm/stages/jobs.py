@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,9 @@ from typing import Any, cast
 from edgellm.errors import DeviceError, EdgellmError, from_wire
 from edgellm.runtime.client import signal_name
 from edgellm.runtime.machine import cores
+
+_FULL = 1_000_000
+"""Free bytes below which a job that failed for no known reason failed for want of room."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,16 @@ def _start(job: Job, output: int, threads: int, ended: queue.Queue[str]) -> subp
     return process
 
 
+def _check_room(folder: Path) -> None:
+    """Raise the error of a full disk if it is full: a job can't write of what it died then, and converters hide it."""
+    if shutil.disk_usage(folder).free < _FULL:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
 def _result(job: Job, code: int, log: Path) -> dict[str, Any]:
     path = Path(str(job.fields["folder"])) / "result.json"
     if not path.is_file():
+        _check_room(path.parent)
         name = signal_name(-code) if code < 0 else f"code {code}"
         cause = " Most likely memory ran out." if name == "SIGKILL" else ""
         raise DeviceError(f"The process for {job.name} ended with {name}.{cause}", hint=f"Its log: {log}")
@@ -137,6 +148,8 @@ def _result(job: Job, code: int, log: Path) -> dict[str, Any]:
         raise OSError(number or errno.EIO, message)
     if "error" in result:
         error = from_wire(result["error"])
+        if type(error) is EdgellmError:
+            _check_room(path.parent)
         if type(error) is EdgellmError and not error.hint:
             error.hint = f"The log has the details: {log}"
         raise error

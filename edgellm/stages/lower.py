@@ -14,5 +14,6 @@ def lower(
     source: SourceModel, fmt: str, scheme: str, target: Target, buckets: tuple[int, ...], folder: Path
 ) -> Lowered:
     """Write the artifact of one format into `folder`."""
-    prepared = Prepared(prepare(source), source.inputs, source.output, buckets)
+    rewritten = prepare(source)
+    prepared = Prepared(rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask)
     return load_backend(fmt).lower(prepared, scheme, target, folder)

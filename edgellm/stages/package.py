@@ -86,7 +86,7 @@ def publish(folder: Path, out: Path) -> Bundle:
     need = sum(path.stat().st_size for path in files)
     free = shutil.disk_usage(out.parent).free
     if need > free:
-        raise OSError(errno.ENOSPC, f"{need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free", str(out.parent))
+        raise OSError(errno.ENOSPC, f"{need / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free", str(out.parent))
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-{os.getpid()}-", dir=out.parent))
     try:
         partial.chmod(0o777 & ~_umask())
@@ -204,6 +204,7 @@ def _card(manifest: Manifest) -> str:
             f"Agreement is {first.agreement.metric} with the fp32 source model over {first.agreement.n} golden cases, from raw "
             f"text, measured on {first.agreement.device}. It is no measurement on the target device: "
             "`edgellm verify` makes one there, and `edgellm bench` measures latency.",
+            *(["", *(f"- {note}" for note in manifest.notes)] if manifest.notes else []),
             *(["", "On the labelled texts given to the build:", "", *evaluated] if evaluated else []),
             "",
             "## How to run it",

@@ -17,6 +17,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,18 +50,43 @@ def reference(source: SourceModel) -> nn.Module:
         InputError: it can't be loaded, or weights that it needs are missing.
 
     """
-    return _wrap(source, _load(source, "sdpa"))
+    return _wrap(source, _load(source))
 
 
-def prepare(source: SourceModel) -> nn.Module:
-    """Return the rewritten module. Models whose attention can't be replaced keep their eager one."""
-    return _wrap(source, _load(source, ATTENTION))
+@dataclass(frozen=True)
+class Rewritten:
+    """A prepared module.
+
+    Attributes:
+        module: takes int64 tensors [1, tokens] by name.
+        finite_mask: whether its masks are finite already; where not, the traced graph has to be clamped.
+        notes: what could not be rewritten, for the user.
+
+    """
+
+    module: nn.Module
+    finite_mask: bool
+    notes: tuple[str, ...]
+
+
+def prepare(source: SourceModel) -> Rewritten:
+    """Return the rewritten module. One whose attention can't be replaced keeps its own, and a note says so."""
+    model = _load(source)
+    reason = _replace_attention(model)
+    notes = (f"The attention was not rewritten ({reason}), which costs speed.",) if reason else ()
+    return Rewritten(_wrap(source, model), not reason, notes)
 
 
 def ensure_faithful(
-    reference: nn.Module, prepared: nn.Module, feeds: Sequence[Feeds], max_positions: int | None = None
+    reference: nn.Module, prepared: Callable[..., torch.Tensor], feeds: Sequence[Feeds], longest: int | None = None
 ) -> float:
     """Return the largest difference between two modules over padded and unpadded feeds, relative to the outputs.
+
+    Args:
+        reference: the source.
+        prepared: the same, rewritten.
+        feeds: to compare on.
+        longest: tokens beyond which `prepared` takes none, padding included.
 
     Raises:
         EdgellmError: they differ by more than TOLERANCE: a rewrite does not fit this architecture.
@@ -71,7 +97,7 @@ def ensure_faithful(
         for item in feeds:
             inputs = {name: torch.from_numpy(array.copy()) for name, array in item.items()}
             tokens = inputs["input_ids"].shape[1]
-            padding = min(7, (max_positions or tokens + 7) - tokens)
+            padding = min(7, (longest or tokens + 7) - tokens)
             padded = {name: nn.functional.pad(tensor, (0, padding)) for name, tensor in inputs.items()}
             expected = reference(**inputs)
             scale = max(float(expected.abs().max()), 1e-6)
@@ -127,7 +153,7 @@ def _wrap(source: SourceModel, model: nn.Module) -> nn.Module:
     return load_task(source.task).wrap(model, source.options).eval().requires_grad_(False)
 
 
-def _load(source: SourceModel, attention: str) -> nn.Module:
+def _load(source: SourceModel) -> nn.Module:
     if source.factory is not None:
         model = _call_factory(source.factory)
         if _module_digest(model) != source.module_sha256:
@@ -135,17 +161,8 @@ def _load(source: SourceModel, attention: str) -> nn.Module:
                 f"{source.factory} returned another module than the first time it was called.",
                 hint="Load its weights from a file, or seed them: every format must be built from the same ones.",
             )
-        model = model.float()
-        if attention == ATTENTION and hasattr(model, "set_attn_implementation"):
-            _register()
-            _choose_attention(model)
-        return model
-    assert source.folder is not None
-    _register()
-    model = _from_pretrained(source)
-    if attention == ATTENTION:
-        _choose_attention(model)
-    return model
+        return model.float()
+    return _from_pretrained(source)
 
 
 def _call_factory(factory: str) -> nn.Module:
@@ -233,8 +250,16 @@ def _pruned(cls: Any, shapes: dict[str, tuple[int, ...]]) -> Any:
     return type(cls.__name__, (cls,), {"__init__": build, "__module__": cls.__module__})
 
 
-def _choose_attention(model: nn.Module) -> None:
-    """Replace the attention, or make it eager where the architecture computes something that ours does not."""
+def _replace_attention(model: nn.Module) -> str:
+    """Replace the attention, or make it eager where the architecture computes something that ours does not.
+
+    Returns:
+        why it was not replaced, or an empty string.
+
+    """
+    if not hasattr(model, "set_attn_implementation"):
+        return f"{type(model).__name__} is no transformers model"
+    _register()
     try:
         with _strictly(model):
             model.set_attn_implementation(ATTENTION)
@@ -242,8 +267,9 @@ def _choose_attention(model: nn.Module) -> None:
             with torch.no_grad():
                 model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except (ValueError, KeyError, TypeError, NotImplementedError) as error:
-        print(f"attention stays eager: {_first_line(error)}", file=sys.stderr)
         model.set_attn_implementation("eager")
+        return _first_line(error)
+    return ""
 
 
 @contextmanager

@@ -6,16 +6,18 @@ Runs in a process of its own. It also checks that the prepared module computes t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from edgellm.backends import MIN_TOKENS, Prepared
+from edgellm.backends.trace import trace
 from edgellm.core.signature import Signature
 from edgellm.runtime.bundle import GOLDEN, TOKENIZER, to_json
 from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
-from edgellm.stages.prepare import ensure_faithful, prepare, reference
+from edgellm.stages.prepare import Rewritten, ensure_faithful, prepare, reference
 from edgellm.stages.source import SourceModel
 from edgellm.tasks import Encoding, load_task
 
@@ -27,11 +29,12 @@ _FAITHFUL_CASES = 16
 
 def write_reference(
     source: SourceModel, texts: Sequence[str], labelled: Sequence[str], max_tokens: int, folder: Path
-) -> dict[str, float]:
+) -> dict[str, object]:
     """Write tokenizer.json and golden.jsonl (and labelled.jsonl for evaluation texts) into `folder`.
 
     Returns:
-        {"faithful": largest relative difference between prepared and source module}
+        {"faithful": largest relative difference between prepared and source module,
+         "notes": what could not be rewritten}
 
     """
     write_tokenizer(source, folder / TOKENIZER)
@@ -53,15 +56,25 @@ def write_reference(
     with (folder / GOLDEN).open("w", encoding="utf-8") as lines:
         for text in texts:
             feeds, outputs = answer(text)
-            checked += feeds[:1]
+            checked += [item for item in feeds[:1] if item["input_ids"].shape[1] >= MIN_TOKENS]
             value = task.decode(outputs, source.options)
             case = {"input": text, "feeds": feeds, "outputs": outputs, "value": value}
             lines.write(json.dumps(to_json(case), ensure_ascii=False) + "\n")
     with (folder / LABELLED).open("w", encoding="utf-8") as lines:
         for text in labelled:
             lines.write(json.dumps(to_json(answer(text)[1])) + "\n")
+    rewritten = prepare(source)
     sample = checked[:: max(1, len(checked) // _FAITHFUL_CASES)]
-    return {"faithful": ensure_faithful(module, prepare(source), sample, source.max_positions)}
+    faithful = ensure_faithful(module, _as_lowered(rewritten, source, max_tokens), sample, max_tokens)
+    return {"faithful": faithful, "notes": list(rewritten.notes)}
+
+
+def _as_lowered(rewritten: Rewritten, source: SourceModel, max_tokens: int) -> Callable[..., torch.Tensor]:
+    """Return what backends lower: the module, or the traced graph where that is what makes the mask finite."""
+    if rewritten.finite_mask:
+        return rewritten.module
+    prepared = Prepared(rewritten.module, source.inputs, source.output, (max_tokens,), finite_mask=False)
+    return trace(rewritten.module, prepared).module()
 
 
 def write_tokenizer(source: SourceModel, path: Path) -> None:

@@ -83,6 +83,22 @@ def test_a_pruned_checkpoint_loads_like_any_other(model: Model, tmp_path: Path) 
     assert full == json.loads((model("pruned") / "config.json").read_text()), "the configuration does not say it"
 
 
+def test_attention_that_cant_be_replaced_is_said_and_its_mask_made_finite(model: Model, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    done = edgellm(
+        "build", str(model("own-attention")), "--target", "linux-x86_64", "--scheme", "fp32", "--format", "onnx",
+        "--format", "tflite", "--out", str(out),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    note = "The attention was not rewritten (DebertaV2Model does not use the attention interface), which costs speed."
+    assert Bundle.open(out).manifest.notes == (note,)
+    assert note in done.stdout
+    assert note in (out / "README.md").read_text(encoding="utf-8")
+    # The lowest float is 0xff7fffff; its bytes would be in the file as a constant or an attribute.
+    for artifact in Bundle.open(out).manifest.artifacts:
+        assert b"\xff\xff\x7f\xff" not in (out / artifact.file).read_bytes(), artifact.file
+
+
 def test_a_classifier_gives_the_pipelines_answers(model: Model, tmp_path: Path) -> None:
     texts = ["It works, and I like it.", "Broken on arrival 😡", "", "une phrase en français"]
     labelled = tmp_path / "dev.tsv"

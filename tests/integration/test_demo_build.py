@@ -167,3 +167,10 @@ def test_bench_measures_with_one_thread_and_charges_short_texts_less(demo_bundle
         if tokens == 128:
             assert record["cpu_ms"] < 1.3 * record["mean_ms"], f"{fmt} computes with more than one thread"
             assert record["p50_ms"] > 2.5 * records[fmt, 10]["p50_ms"], f"{fmt} pays for padding"
+
+
+@pytest.mark.full
+def test_the_real_model_builds_the_same_bytes_twice(demo_bundle: Bundle, tmp_path: Path) -> None:
+    done = edgellm("build", "--target", "android-arm64", "--no-cache", "--out", str(tmp_path / "b"), "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b" / "manifest.json").read_bytes() == (demo_bundle.path / "manifest.json").read_bytes()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,14 @@ def test_a_full_disk_arrives_as_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         run(tmp_path, job(tmp_path, "fail(OSError(errno.ENOSPC, 'No space left'))"))
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_job_that_could_not_say_that_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage: Any = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4096))
+    for code in ("os._exit(1)", "fail(RuntimeError('basic_ios::clear'))"):
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path, job(tmp_path, code, name=code[:4]))
 
 
 def test_the_first_that_fails_ends_the_others(tmp_path: Path) -> None:
