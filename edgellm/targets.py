@@ -45,8 +45,12 @@ def read_target(path: Path) -> Target:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         if "name" in data:
             raise strict.StrictError(f"{path.name}: unknown key 'name'; the file name is the name")
-        return strict.read(Target, {"name": path.stem, **data}, path.name)
+        target = strict.read(Target, {"name": path.stem, **data}, path.name)
+        target.ensure_deployable()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is not TOML: {error}.") from None
     except strict.StrictError as error:
         raise InputError(f"{error}.", hint="targets/ has files to copy from.") from None
+    except ValueError as error:
+        raise InputError(f"{path.name}: {error}.", hint="targets/ has files to copy from.") from None
+    return target

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from edgellm.core.scheme import FORMATS, SCHEMES
+from edgellm.core.versions import Release, oldest
+
+RUNTIMES = {
+    "executorch": ("executorch",),
+    "onnx": ("onnxruntime",),
+    "tflite": ("ai-edge-litert", "tflite-runtime"),
+}
+"""Format to the engine packages that run it on a device."""
+
+CPU_FEATURES = {
+    "aarch64": ("bf16", "dotprod", "fp16", "i8mm", "neon", "sve", "sve2"),
+    "x86_64": ("amx_int8", "avx2", "avx512bw", "avx512f", "avx512_vnni", "avx_vnni", "f16c", "fma"),
+}
+"""Instruction set to the extensions that a target may declare: those that int8 and fp16 kernels are chosen by."""
+
+_ABI = re.compile(r"(?:(linux-gnu)-([0-9]+\.[0-9]+)|(android)-([0-9]+)|(ios)-([0-9]+\.[0-9]+))")
 
 
 @dataclass(frozen=True)
@@ -29,9 +46,9 @@ class Target:
     Attributes:
         name: as given to `--target`.
         summary: one line for people.
-        tier: 1 executed in CI, 2 built in CI, 3 neither.
+        tier: 1 executed in CI (where there is no such CPU, on an emulated one), 2 built in CI, 3 neither.
         arch: instruction set, as in a target triple.
-        abi: the deployment ABI.
+        abi: the deployment ABI: "linux-gnu-<glibc>", "android-<API level>" or "ios-<version>", the oldest there is.
         cpu: what the figures of this target are about.
         cpu_features: instruction set extensions that may be relied on.
         formats: in order of preference.
@@ -40,6 +57,8 @@ class Target:
         toolchain: name of the CMake toolchain that cross-compiles native code for it.
         runtimes: engine package to the versions expected on the device.
         onnx: IR and opset of ONNX artifacts.
+        page_bytes: largest memory page of its kernels; native code has to be aligned to it.
+        devices: names of devices that stand for it: the gate of a build with `--verify-on-device` runs there.
 
     """
 
@@ -56,6 +75,8 @@ class Target:
     toolchain: str
     runtimes: dict[str, str]
     onnx: OnnxLevel
+    page_bytes: int = 4096
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.formats:
@@ -73,3 +94,44 @@ class Target:
             raise ValueError(f"onnx: opset {self.onnx.opset} is outside 18 to 23, which the exporter writes")
         if not 8 <= self.onnx.ir_version <= 11:
             raise ValueError(f"onnx: ir_version {self.onnx.ir_version} is outside 8 to 11")
+        for package, bounds in self.runtimes.items():
+            known = sorted(name for names in RUNTIMES.values() for name in names)
+            if package not in known:
+                raise ValueError(f"runtimes: no engine package '{package}', choose from {', '.join(known)}")
+            try:
+                oldest(bounds)
+            except ValueError as error:
+                raise ValueError(f"runtimes.{package}: {error}") from None
+        for feature in self.cpu_features:
+            if feature not in CPU_FEATURES[self.arch]:
+                choices = ", ".join(CPU_FEATURES[self.arch])
+                raise ValueError(f"cpu_features: {self.arch} has no '{feature}', choose from {choices}")
+        if self.page_bytes not in (4096, 16384, 65536):
+            raise ValueError(f"page_bytes: {self.page_bytes} is none of 4096, 16384, 65536")
+
+    def ensure_deployable(self) -> None:
+        """Check what only a target that is deployed to needs: an ABI, and an engine for each format.
+
+        Raises:
+            ValueError: the ABI is not one that can be compared, or a format has no runtime.
+
+        """
+        platform(self.abi)
+        for fmt in self.formats:
+            packages = RUNTIMES[fmt]
+            if not any(package in self.runtimes for package in packages):
+                raise ValueError(f"runtimes: no version of {' or '.join(packages)} for format '{fmt}'")
+
+
+def platform(abi: str) -> tuple[str, Release]:
+    """Return what an `abi` says: ("linux-gnu", (2, 31)), ("android", (24,)) or ("ios", (15, 0)).
+
+    Raises:
+        ValueError: it says nothing of the kind.
+
+    """
+    match = _ABI.fullmatch(abi)
+    if match is None:
+        raise ValueError(f"abi: {abi!r} is none of linux-gnu-<glibc version>, android-<API level>, ios-<version>")
+    name, version = (group for group in match.groups() if group)
+    return name, tuple(int(part) for part in version.split("."))

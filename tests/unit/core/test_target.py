@@ -33,6 +33,14 @@ RULES = {
     "duplicate_key": "is not TOML",
     "not_toml": "is not TOML",
     "not_utf8": "can't decode byte",
+    "cpu_feature": "cpu_features: aarch64 has no 'avx2', choose from bf16, dotprod, fp16",
+    "runtime_package": "runtimes: no engine package 'onnx-runtime', choose from ai-edge-litert, executorch, onnxruntime",
+    "runtime_bounds": "runtimes.onnxruntime: '1.17 or newer' is not a list of version bounds such as '>=1.17,<2'",
+    "runtime_without_oldest": "runtimes.onnxruntime: '<2' names no oldest version; begin it with >=",
+    "runtime_impossible": "runtimes.onnxruntime: '>=1.17,<1.10' allows no version at all",
+    "format_without_runtime": "runtimes: no version of ai-edge-litert or tflite-runtime for format 'tflite'",
+    "abi": "abi: 'linux-gnu' is none of linux-gnu-<glibc version>, android-<API level>, ios-<version>",
+    "page_bytes": "page_bytes: 8192 is none of 4096, 16384, 65536",
 }
 
 
