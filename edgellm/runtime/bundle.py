@@ -134,10 +134,6 @@ class Bundle:
                 return artifact
         raise unknown("format", fmt, [a.format for a in self.manifest.artifacts], hint=f"{self.path} holds no other.")
 
-    def artifacts(self) -> list[tuple[Bundle, Artifact]]:
-        """Return every artifact with the bundle it lies in."""
-        return [(self, artifact) for artifact in self.manifest.artifacts]
-
     def golden(self) -> Iterator[GoldenCase]:
         """Yield the golden cases, after checking the hash of their file.
 

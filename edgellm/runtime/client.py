@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
-from edgellm.errors import DeviceError, from_wire
+from edgellm.errors import DeviceError, UsageError, from_wire
+from edgellm.runtime.machine import machine, out_of_memory
 
 _SIGNAL_CAUSES = {
-    "SIGILL": "it met an instruction that this CPU does not have",
+    "SIGILL": "it met an instruction that {cpu} does not have; the artifact, or what runs it, is for another CPU",
     "SIGKILL": "it was killed, most likely for want of memory",
     "SIGSEGV": "it read or wrote outside its memory",
     "SIGABRT": "its engine gave up on an internal check",
     "SIGBUS": "its memory or a mapped file went away",
 }
 
+_OUT_OF_MEMORY = "it ran out of memory"
+
 
 class WorkerClient:
     """A running worker process that speaks the lines of `edgellm.runtime.worker`."""
 
     def __init__(
-        self, command: Sequence[str], *, what: str, env: dict[str, str] | None = None, timeout: float = 600
+        self,
+        command: Sequence[str],
+        *,
+        what: str,
+        env: dict[str, str] | None = None,
+        timeout: float = 600,
+        group: bool = False,
+        cpu: str | None = None,
+        counter: Callable[[], int] | None = None,
+        cleanup: Callable[[], None] | None = None,
     ) -> None:
         """Start `command`.
 
@@ -37,9 +50,17 @@ class WorkerClient:
             what: name of the device, for messages.
             env: its environment; the parent's if left out.
             timeout: seconds after which a request without an answer has failed.
+            group: whether it leads a process group of its own, so that what it starts is killed with it.
+            cpu: what the device computes with, for messages; this machine's CPU if left out.
+            counter: reads how many instructions the worker has executed, where the device counts them.
+            cleanup: called once the worker has ended, or does not start.
 
         """
         self._what = what
+        self._group = group
+        self._cpu = cpu
+        self._counter = counter
+        self._cleanup = cleanup
         self.timeout = timeout
         self._doing = "starting"
         # An unnamed file, not a pipe: nobody has to drain it, and it vanishes with the process.
@@ -51,11 +72,13 @@ class WorkerClient:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 env=env,
+                process_group=0 if group else None,
                 text=True,
                 encoding="utf-8",
             )
         except OSError as error:
             self._stderr.close()
+            self._clean_up()
             raise DeviceError(f"No worker starts on {what}: {command[0]}: {error.strerror}.") from None
 
         # A thread reads, because a pipe has no read with a deadline.
@@ -89,8 +112,7 @@ class WorkerClient:
         try:
             line = self._lines.get(timeout=self.timeout)
         except queue.Empty:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
             raise DeviceError(
                 f"The worker on {self._what} gave no answer to '{self._doing}' in {self.timeout:g} s."
             ) from None
@@ -106,6 +128,17 @@ class WorkerClient:
             raise from_wire(reply["error"])
         return cast("dict[str, Any]", reply)
 
+    def instructions(self) -> int:
+        """Return how many instructions the worker has executed so far; exact while no request is under way.
+
+        Raises:
+            UsageError: the worker was not started to count.
+
+        """
+        if self._counter is None:
+            raise UsageError(f"The worker on {self._what} does not count instructions.")
+        return self._counter()
+
     def close(self) -> None:
         """End the worker."""
         if self._process.stdin and not self._process.stdin.closed:
@@ -114,12 +147,12 @@ class WorkerClient:
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
         self._reader.join(timeout=10)
         if self._process.stdout:
             self._process.stdout.close()
         self._stderr.close()
+        self._clean_up()
 
     def __enter__(self) -> WorkerClient:
         return self
@@ -128,8 +161,20 @@ class WorkerClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._process.kill()
+            self._kill()
         self.close()
+
+    def _kill(self) -> None:
+        if self._group and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
+
+    def _clean_up(self) -> None:
+        if self._cleanup is not None:
+            self._cleanup()
+            self._cleanup = None
 
     def _read(self) -> None:
         """Hand over every line, and at the end an empty one."""
@@ -143,11 +188,14 @@ class WorkerClient:
         self._stderr.seek(0)
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         last = f" Its last words: {lines[-1][:300]}" if lines else ""
+        starved = out_of_memory(" ".join(lines[-20:]))
         if code < 0:
             name = signal_name(-code)
-            cause = f", {_SIGNAL_CAUSES[name]}" if name in _SIGNAL_CAUSES else ""
+            known = _SIGNAL_CAUSES.get(name, "").format(cpu=self._cpu or f"this CPU ({machine().cpu})")
+            cause = f", {_OUT_OF_MEMORY if starved else known}" if starved or known else ""
             return DeviceError(f"The worker on {self._what} died of {name} at '{self._doing}'{cause}.{last}")
-        return DeviceError(f"The worker on {self._what} ended with code {code} at '{self._doing}'.{last}")
+        cause = f", {_OUT_OF_MEMORY}" if starved else ""
+        return DeviceError(f"The worker on {self._what} ended with code {code} at '{self._doing}'{cause}.{last}")
 
 
 def signal_name(number: int) -> str:

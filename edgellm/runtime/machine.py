@@ -17,6 +17,18 @@ _FEATURES = (
 )  # fmt: skip
 
 
+EMULATED = "EDGELLM_EMULATED"
+"""Set to 1 in the environment of workers that an emulator runs: they can't tell."""
+
+_PARTS = {"0xd03": "Cortex-A53", "0xd08": "Cortex-A72", "0xd0b": "Cortex-A76"}
+"""Arm's part numbers, where the kernel gives no name."""
+
+_STARVED = (
+    "MemoryError", "bad_alloc", "annot allocate memory", "emory allocation", "failed to map segment", "ut of memory",
+)  # fmt: skip
+"""What Python, C++, the C library, OpenBLAS, the dynamic linker and engines say then."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a latency depends on beside the artifact.
@@ -26,8 +38,8 @@ class Machine:
         arch: as `uname -m`.
         cores: logical cores this process may use.
         features: instruction set extensions that int8 kernels use.
-        governor: frequency governor of the first core; None where there is none to read.
-        load: load average of the last minute at the time of asking; None where unknown.
+        governor: frequency governor of the first core; None where there is none to read, and under an emulator.
+        load: load average of the last minute at the time of asking; None where unknown, and under an emulator.
         system: operating system and its release.
         python: version.
         emulated: whether an emulator runs this process.
@@ -54,15 +66,18 @@ class Machine:
 def machine() -> Machine:
     """Return the facts about this machine, now."""
     cpu, features = _cpuinfo()
+    emulated = os.environ.get(EMULATED) == "1"
+    known = hasattr(os, "getloadavg") and not emulated  # an emulator shows the host's
     return Machine(
         cpu=cpu,
         arch=platform.machine(),
         cores=cores(),
         features=features,
-        governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        governor=None if emulated else _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        load=round(os.getloadavg()[0], 2) if known else None,
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
+        emulated=emulated,
     )
 
 
@@ -101,9 +116,16 @@ def _cpuinfo() -> tuple[str, tuple[str, ...]]:
         fields.setdefault(key.strip(), value.strip())
     name = fields.get("model name") or fields.get("Model") or ""
     if not name and "CPU part" in fields:
-        name = f"implementer {fields.get('CPU implementer')} part {fields['CPU part']}"
+        part = fields["CPU part"]
+        arm = _PARTS.get(part) if fields.get("CPU implementer") == "0x41" else None
+        name = arm or f"implementer {fields.get('CPU implementer')} part {part}"
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return name or platform.processor() or "unknown CPU", tuple(f for f in _FEATURES if f in flags)
+
+
+def out_of_memory(text: str) -> bool:
+    """Return whether an engine's or a process's last words say that memory ran out; none has an error of its own."""
+    return any(sign in text for sign in _STARVED)
 
 
 def _read(path: str) -> str | None:

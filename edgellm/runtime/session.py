@@ -15,6 +15,7 @@ from edgellm.core.signature import TOKENS, Feeds, Outputs, Signature
 from edgellm.errors import InputError, MissingDependencyError, UsageError
 from edgellm.runtime import engines
 from edgellm.runtime.bundle import TOKENIZER, Bundle
+from edgellm.runtime.machine import peak_rss_bytes
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.tasks import Encoding, load_task
 
@@ -86,7 +87,8 @@ class Session:
         engine.load()
         start = time.perf_counter()
         self._engine = engine.open(path, artifact, threads)
-        self.load_ms = (time.perf_counter() - start) * 1e3
+        took = (time.perf_counter() - start) * 1e3
+        self.load_ms = self._engine.load_ms if isinstance(self._engine, engines.RemoteEngine) else took
 
     @classmethod
     def open(cls, bundle: str | Path | Bundle, *, format: str | None = None, threads: int = 1) -> Session:
@@ -157,6 +159,17 @@ class Session:
             spec.name: outputs[spec.name][:, :tokens] if TOKENS in spec.shape else outputs[spec.name]
             for spec in signature.outputs
         }
+
+    @property
+    def remote(self) -> bool:
+        """Whether another process computes."""
+        return isinstance(self._engine, engines.RemoteEngine)
+
+    def usage(self) -> engines.Usage:
+        """Return what computing has used so far: this process, or the one that it is left to."""
+        if isinstance(self._engine, engines.RemoteEngine):
+            return self._engine.usage()
+        return engines.Usage(time.process_time() * 1e3, peak_rss_bytes() / 1e6)
 
     def _answer(self, text: object) -> Result:
         done = self.run(text)

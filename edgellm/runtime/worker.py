@@ -3,13 +3,15 @@
     python -m edgellm.runtime
 
 One request a line on standard input, one reply a line on what was standard output; whatever an engine prints there
-goes to standard error. The native runner speaks the same lines. Requests and replies:
+goes to standard error. The native runner speaks the same lines, but for `run` and `time` with an input: it has no
+tokenizer. Requests and replies:
 
     {"op": "open", "bundle": DIR, "artifact": ID, "threads": N}   -> {"engine", "load_ms", "machine"}
     {"op": "run", "input": RAW, "max_tokens": N|null}             -> {"feeds", "outputs", "value", "timing", "truncated"}
     {"op": "infer", "feeds": {NAME: [[...]]}}                     -> {"outputs", "timing"}
     {"op": "time", "input": RAW, "max_tokens": N, "warmup": W, "runs": R}
                                   -> {"tokens", "tokenize_ms": [...], "inference_ms": [...], "cpu_ms", "peak_rss_mb"}
+    {"op": "time", "feeds": {NAME: [[...]]}, "warmup": W, "runs": R}     -> the same; nothing is tokenized, tokenize_ms is 0
 
 A failed request gets {"error": {"kind", "message", "hint"}}, and the worker goes on. It ends at the end of its input.
 """
@@ -25,15 +27,16 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from edgellm.errors import EdgellmError, InputError, UsageError, to_wire
+from edgellm.errors import DeviceError, EdgellmError, InputError, UsageError, to_wire
 from edgellm.runtime import engines
 from edgellm.runtime.bundle import to_feeds, to_json
-from edgellm.runtime.machine import machine, peak_rss_bytes
-from edgellm.runtime.session import Session
+from edgellm.runtime.machine import machine, out_of_memory
+from edgellm.runtime.session import Session, Timing
 from edgellm.tasks import load_task
 
 Request = dict[str, Any]
 Reply = dict[str, object]
+_LESS_MEMORY = "Give it more, or build for fewer tokens, or with an int8 scheme."
 
 
 class Worker:
@@ -56,14 +59,14 @@ class Worker:
                 raise UsageError(f"A request is an object whose op is one of {', '.join(self._ops)}.")
             return self._ops[request["op"]](request)
         except EdgellmError as error:
-            return {"error": to_wire(error)}
+            return {"error": to_wire(_starved(error) or error)}
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             bad = InputError(f"The request is wrong: {type(error).__name__} {error}.")
             traceback.print_exc(file=sys.stderr)
             return {"error": to_wire(bad)}
         except Exception as error:  # the parent must hear of it, whatever an engine raises
             traceback.print_exc(file=sys.stderr)
-            return {"error": to_wire(EdgellmError(f"{type(error).__name__}: {error}."))}
+            return {"error": to_wire(_starved(error) or EdgellmError(f"{type(error).__name__}: {error}."))}
 
     @property
     def session(self) -> Session:
@@ -111,26 +114,57 @@ class Worker:
 
     def _time(self, request: Request) -> Reply:
         """Time a block of runs. The clock runs here, so that the pipe is not part of any figure."""
-        session = self.session
-        text, limit = request["input"], request.get("max_tokens")
+        one = self._one_run(request)
         for _ in range(int(request.get("warmup", 0))):
-            session.run(text, max_tokens=limit)
+            one()
         tokenize, inference = [], []
-        cpu = time.process_time()
+        before = self.session.usage().cpu_ms
         tokens = 0
         for _ in range(int(request["runs"])):
-            done = session.run(text, max_tokens=limit)
-            tokenize.append(done.timing.tokenize_ms)
-            inference.append(done.timing.inference_ms)
-            tokens = len(done.encodings[0].ids)
-        cpu_ms = (time.process_time() - cpu) * 1e3 - sum(tokenize)
+            tokens, timing = one()
+            tokenize.append(timing.tokenize_ms)
+            inference.append(timing.inference_ms)
+        after = self.session.usage()
+        # A process that only computes has tokenized nothing.
+        cpu_ms = after.cpu_ms - before - (0.0 if self.session.remote else sum(tokenize))
         return {
             "tokens": tokens,
             "tokenize_ms": tokenize,
             "inference_ms": inference,
             "cpu_ms": max(cpu_ms, 0.0),
-            "peak_rss_mb": peak_rss_bytes() / 1e6,
+            "peak_rss_mb": after.peak_rss_mb,
         }
+
+    def _one_run(self, request: Request) -> Callable[[], tuple[int, Timing]]:
+        """Return what runs a time request's feeds or text once: length in tokens, and the time it took."""
+        session = self.session
+        if "feeds" in request:
+            if "input" in request:
+                raise UsageError("A time request has either feeds or an input.")
+            feeds = to_feeds(request["feeds"])
+
+            def infer() -> tuple[int, Timing]:
+                start = time.perf_counter()
+                session.infer(feeds)
+                took = (time.perf_counter() - start) * 1e3
+                return next(iter(feeds.values())).shape[1], Timing(0.0, took)
+
+            return infer
+        text, limit = request["input"], request.get("max_tokens")
+
+        def run() -> tuple[int, Timing]:
+            done = session.run(text, max_tokens=limit)
+            return len(done.encodings[0].ids), done.timing
+
+        return run
+
+
+def _starved(error: Exception) -> DeviceError | None:
+    """Return the error to report instead where memory ran out, which engines tell in many ways."""
+    text = f"{type(error).__name__}: {error}"
+    if not out_of_memory(text):
+        return None
+    return DeviceError(f"The worker ran out of memory ({text[:200]}).", hint=_LESS_MEMORY)
 
 
 def main() -> int:

@@ -1,16 +1,21 @@
-"""Engines: one file per format, each opens an artifact on this device. Nothing is imported before it is used."""
+"""Engines: one file per format, each opens an artifact on this device. Nothing is imported before it is used.
+
+Where a native program is named for a format (see `NATIVE`), it is the engine and the package is not touched.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from edgellm import plugins
 from edgellm.core.manifest import Artifact
 from edgellm.core.scheme import FORMATS
 from edgellm.core.signature import Feeds, Outputs
-from edgellm.errors import MissingDependencyError, unknown
+from edgellm.errors import MissingDependencyError, UsageError, unknown
 
 
 class Engine(Protocol):
@@ -18,6 +23,26 @@ class Engine(Protocol):
 
     def run(self, feeds: Feeds) -> Outputs:
         """Return the outputs of one forward pass; feeds are checked and have a length the artifact takes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process has used since it began: processor time over all threads, and its largest resident memory."""
+
+    cpu_ms: float
+    peak_rss_mb: float
+
+
+@runtime_checkable
+class RemoteEngine(Protocol):
+    """An opened artifact that another process computes."""
+
+    load_ms: float
+    """Time that process took to open it."""
+
+    def usage(self) -> Usage:
+        """Return what that process has used so far."""
         ...
 
 
@@ -44,32 +69,63 @@ MODULES = {
 }
 """Distribution to the module whose presence means it is installed."""
 
+NATIVE = {"executorch": "EDGELLM_RUNNER"}
+"""Format to the environment variable that names a native program for it, which then takes the package's place."""
+
 
 def engine_names() -> list[str]:
     """Return the formats that have an engine, sorted."""
     return plugins.names("edgellm.runtime.engines", FORMATS)
 
 
+def native_runner(fmt: str) -> Path | None:
+    """Return the native program that the environment names for a format, or None.
+
+    Raises:
+        UsageError: what it names can't be run; the package is no silent stand-in for it.
+
+    """
+    variable = NATIVE.get(fmt, "")
+    named = os.environ.get(variable, "")
+    if not named:
+        return None
+    program = Path(named)
+    if not program.is_file() or not os.access(program, os.X_OK):
+        raise UsageError(
+            f"{variable} names {named}, which is no program that can be run.",
+            hint=f"'edgellm runner build' makes one; unset {variable} to use the Python package.",
+        )
+    return program.absolute()
+
+
 def load_engine(fmt: str) -> EngineModule:
     """Return the engine module of a format, without opening anything."""
     if fmt not in engine_names():
         raise unknown("format", fmt, engine_names())
-    return cast(EngineModule, plugins.load("edgellm.runtime.engines", fmt))
+    name = "_native" if native_runner(fmt) else fmt
+    return cast(EngineModule, plugins.load("edgellm.runtime.engines", name))
 
 
 def installed_package(fmt: str) -> str | None:
-    """Return the installed distribution that runs a format, or None. Imports no engine."""
-    for package in load_engine(fmt).PACKAGES:
+    """Return what runs a format here, or None: the native program's name, or an installed distribution.
+
+    Imports no engine.
+    """
+    module = load_engine(fmt)
+    if native_runner(fmt):
+        return module.PACKAGES[0]
+    for package in module.PACKAGES:
         if importlib.util.find_spec(MODULES[package].split(".")[0]) is not None:
             return package
     return None
 
 
 def require(fmt: str) -> str:
-    """Return the installed distribution that runs a format.
+    """Return what runs a format here: the native program's name, or an installed distribution.
 
     Raises:
-        MissingDependencyError: none is installed; the hint is the command that installs it.
+        MissingDependencyError: nothing does; the hint is the command that installs it.
+        UsageError: the native program that the environment names can't be run.
 
     """
     package = installed_package(fmt)
@@ -82,7 +138,11 @@ def require(fmt: str) -> str:
 
 
 def engine_version(fmt: str) -> str:
-    """Return "package version" of the installed engine of a format."""
+    """Return "package version" of the installed engine of a format, or what the native program says it is."""
+    if native_runner(fmt):
+        from edgellm.runtime.engines import _native
+
+        return _native.version()
     import importlib.metadata  # not at the top: importing the runtime stays fast
 
     package = require(fmt)

