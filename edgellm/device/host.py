@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from edgellm.device import DeviceInfo
+from edgellm.errors import DeviceError, UsageError, unknown
+from edgellm.runtime import engines
 from edgellm.runtime.client import WorkerClient
+from edgellm.runtime.machine import machine
 
 
 class Host:
@@ -14,11 +20,67 @@ class Host:
     name = "host"
     emulated = False
 
-    def push(self, bundle: Path) -> str:
-        """Return the bundle's own path: it is here already."""
-        return str(bundle.resolve())
+    def check(self, formats: Sequence[str]) -> None:
+        """See that the engine of each format is installed.
 
-    def start(self) -> WorkerClient:
-        """Start a worker in a process of its own."""
+        Raises:
+            UsageError: a format has no engine.
+            MissingDependencyError: one is not installed.
+
+        """
+        for fmt in formats:
+            engines.require(fmt)
+
+    def push(self, path: Path) -> str:
+        """Return the file's own path: it is here already."""
+        return str(path.resolve())
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Copy a file.
+
+        Raises:
+            DeviceError: it is not there, or can't be written.
+
+        """
+        copy(Path(remote), local, self.name)
+
+    def start(self, fmt: str, *, counting: bool = False) -> WorkerClient:
+        """Start a worker in a process of its own.
+
+        Raises:
+            UsageError: counting was asked for.
+
+        """
+        if counting:
+            raise UsageError(
+                "The host does not count instructions: a real device has a latency, which bench measures.",
+                hint="Count on an emulated one: --device emulator:cortex-a72.",
+            )
         # -P keeps the current folder off the module path: a stray numpy.py there must not be imported.
-        return WorkerClient([sys.executable, "-P", "-m", "edgellm.runtime"], what="the host")
+        return WorkerClient([sys.executable, "-P", "-m", "edgellm.runtime"], what="the host", group=True)
+
+
+def open(unit: str) -> Host:
+    """Return the host; it has no units."""
+    if unit:
+        raise unknown("device", f"host:{unit}", ["host"])
+    return Host()
+
+
+def units() -> list[DeviceInfo]:
+    """Return the host."""
+    here = machine()
+    return [DeviceInfo("host", f"this machine: {here.cpu}, {here.arch}", emulated=False, ready=True)]
+
+
+def copy(source: Path, target: Path, device: str) -> None:
+    """Copy a file on devices that share this machine's files.
+
+    Raises:
+        DeviceError: it is not there, or can't be written.
+
+    """
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise DeviceError(f"{source} can't be brought from {device} to {target}: {error.strerror}.") from None

@@ -1,0 +1,169 @@
+"""Emulated Arm CPUs: the same worker and the real aarch64 engines under qemu-user, on this machine.
+
+What they answer is what the CPU model would answer; how long they take says nothing. ONNX and TFLite run in an
+emulated Python, as on a Raspberry Pi. So does ExecuTorch's worker, which hands its passes to the native runner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgellm.device import DeviceInfo
+from edgellm.device.host import copy
+from edgellm.emulation.counter import Counter
+from edgellm.emulation.cpus import CPUS, Cpu, cpu_model
+from edgellm.emulation.push import pushed_runtime
+from edgellm.emulation.sysroot import SETUP_COMMAND, Emulation, ready, require
+from edgellm.errors import UsageError
+from edgellm.runtime import engines
+from edgellm.runtime.client import WorkerClient
+from edgellm.runtime.machine import EMULATED
+
+TIMEOUT_S = 300.0
+"""Seconds for one request. Emulation is 10 to 30 times slower than the host; more than this is a worker that hangs."""
+
+NATIVE = "executorch"
+"""The format whose Python package does not import on such a device: it runs in the native runner."""
+
+_LAUNCH = 'ulimit -c 0; [ "$0" = none ] || ulimit -v "$0"; exec "$@"'
+"""A crash leaves no dump of qemu behind; and the memory limit, in KiB."""
+
+
+class Emulator:
+    """One emulated CPU model. Starts any number of workers, side by side as well."""
+
+    emulated = True
+
+    def __init__(
+        self, cpu: Cpu, emulation: Emulation, *, timeout: float = TIMEOUT_S, memory_mb: int | None = None
+    ) -> None:
+        """Emulate a CPU model.
+
+        Args:
+            cpu: the model.
+            emulation: a finished setup.
+            timeout: seconds after which a request without an answer has failed.
+            memory_mb: address space of a worker, qemu's own (some 200 MB) included; no limit if None.
+
+        """
+        self.name = f"emulator:{cpu.name}"
+        self.cpu = cpu
+        self._emulation = emulation
+        self._timeout = timeout
+        self._memory_mb = memory_mb
+
+    def check(self, formats: Sequence[str]) -> None:
+        """See that artifacts of these formats can run; builds the native runner if it is needed.
+
+        Raises:
+            UsageError: a format has no engine.
+            MissingDependencyError: what the native runner is built with is missing.
+            DeviceError: building it failed.
+
+        """
+        for fmt in formats:
+            engines.load_engine(fmt)
+        if NATIVE in formats:
+            from edgellm.emulation.native import native_runner
+
+            native_runner()
+
+    def push(self, path: Path) -> str:
+        """Return the file's own path: an emulated process sees this machine's files."""
+        return str(path.resolve())
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Copy a file.
+
+        Raises:
+            DeviceError: it is not there, or can't be written.
+
+        """
+        copy(Path(remote), local, self.name)
+
+    def start(self, fmt: str, *, counting: bool = False) -> WorkerClient:
+        """Start an emulated worker.
+
+        Raises:
+            MissingDependencyError: a compiler is missing, for counting or for the native runner.
+            DeviceError: the worker does not start.
+
+        """
+        with contextlib.ExitStack() as stack:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgellm-")))
+            counter = Counter(work / "instructions") if counting else None
+            options = counter.options if counter else []
+            environment = self._environment()
+            if fmt == NATIVE:
+                # qemu-user starts no aarch64 program from an emulated one, but it starts the host's: a script.
+                environment["EDGELLM_RUNNER"] = str(self._runner_script(work, options))
+                options = []
+            program = [self._emulation.python(self.cpu), "-S", "-P", "-B", "-m", "edgellm.runtime"]
+            return self._client([*self._emulation.qemu(self.cpu, options), *program], environment, counter, stack)
+
+    def start_program(self, program: list[str]) -> WorkerClient:
+        """Start an aarch64 program that is a worker itself, such as the native runner."""
+        with contextlib.ExitStack() as stack:
+            return self._client([*self._emulation.qemu(self.cpu), *program], self._environment(), None, stack)
+
+    def _client(
+        self, command: list[str], environment: dict[str, str], counter: Counter | None, stack: contextlib.ExitStack
+    ) -> WorkerClient:
+        limit = str(self._memory_mb * 1024) if self._memory_mb else "none"
+        return WorkerClient(
+            ["/bin/sh", "-c", _LAUNCH, limit, *command],
+            what=self.name,
+            env=environment,
+            timeout=self._timeout,
+            group=True,
+            cpu=f"{self.cpu.name} ({self.cpu.board})",
+            counter=counter.read if counter else None,
+            cleanup=stack.pop_all().close,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """Return what an emulated worker's environment holds: little, as little of the host's is true there."""
+        kept = {name: os.environ[name] for name in ("HOME", "PATH", "TMPDIR") if name in os.environ}
+        # Without random hash seeds a count of instructions repeats.
+        path = f"{pushed_runtime()}:{self._emulation.site}"
+        return {**kept, EMULATED: "1", "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
+
+    def _runner_script(self, work: Path, options: list[str]) -> Path:
+        """Write a program of the host's that is the native runner on the emulated CPU."""
+        from edgellm.emulation.native import native_runner
+
+        command = [*self._emulation.qemu(self.cpu, options), str(native_runner())]
+        script = work / "edgellm-runner"
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+        return script
+
+
+def open(unit: str) -> Emulator:
+    """Return the emulated CPU model `unit`.
+
+    Raises:
+        UsageError: there is no such model.
+        MissingDependencyError: the emulator is not set up.
+
+    """
+    if not unit:
+        raise UsageError(
+            "The emulator needs a CPU model behind a colon.",
+            hint=f"One of: {', '.join(f'emulator:{name}' for name in sorted(CPUS))}.",
+        )
+    return Emulator(cpu_model(unit), require())
+
+
+def units() -> list[DeviceInfo]:
+    """Return every CPU model."""
+    hint = "" if ready() else SETUP_COMMAND
+    return [
+        DeviceInfo(f"emulator:{cpu.name}", f"emulated CPU of a {cpu.board}", emulated=True, ready=not hint, hint=hint)
+        for cpu in CPUS.values()
+    ]
