@@ -105,6 +105,22 @@ class TaskOptions:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The texts that quantization was tuned on; no golden or evaluation text is among them.
+
+    Attributes:
+        texts: how many.
+        sha256: of the texts, one per line, UTF-8.
+        own: whether they are the user's, or edgellm's default ones.
+
+    """
+
+    texts: int
+    sha256: str
+    own: bool
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a runtime must know of a bundle.
 
@@ -120,6 +136,7 @@ class Manifest:
         files: every file but this one and `reports/`.
         artifacts: in the target's order of preference.
         matrix: mean pairwise agreement of the fp32 source and the artifacts.
+        calibration: what quantization was tuned on; None if on nothing.
         notes: what could not be done for this model, in sentences.
 
     """
@@ -135,6 +152,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     artifacts: tuple[Artifact, ...]
     matrix: AgreementMatrix
+    calibration: Calibration | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -18,14 +18,15 @@ class Scheme:
     Attributes:
         name: what `--scheme` takes.
         summary: one line for people.
-        calibrates: whether building it runs samples through observers.
+        equalized: formats whose engine quantizes activations with one scale per tensor, so that outlying channels are
+            evened out first, on calibration text.
         refused: format to the reason why it can't express this scheme.
 
     """
 
     name: str
     summary: str
-    calibrates: bool = False
+    equalized: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -36,6 +37,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme(
             "int8-dynamic",
             "int8 weights per channel and embedding tables per row; activations quantized to 8 bits as they come",
+            equalized=("onnx",),
         ),
         Scheme(
             "int8-weight-only",

@@ -68,7 +68,9 @@ def _run(job: dict[str, Any], folder: Path) -> object:
     from edgellm.stages.lower import lower
 
     target = strict.read(Target, job["target"], "job: target")
-    lowered = lower(source, job["format"], job["scheme"], target, tuple(job["buckets"]), folder)
+    lowered = lower(
+        source, job["format"], job["scheme"], target, tuple(job["buckets"]), folder, calibration=job["calibration"]
+    )
     return strict.plain(lowered)
 
 

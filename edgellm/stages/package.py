@@ -176,6 +176,16 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def notes_of(manifest: Manifest) -> list[str]:
+    """Return what a reader of the figures has to know, in sentences."""
+    notes = list(manifest.notes)
+    if manifest.calibration is not None and not manifest.calibration.own:
+        notes.append(
+            f"Tuned on edgellm's own {manifest.calibration.texts} texts; --calibration takes texts of your domain."
+        )
+    return notes
+
+
 def _card(manifest: Manifest) -> str:
     rows = [
         f"| `{a.file}` | {a.format} | {a.scheme} | {a.delegate} | {a.bytes / 1e6:.1f} | {a.agreement.mean:.4f} | "
@@ -204,7 +214,7 @@ def _card(manifest: Manifest) -> str:
             f"Agreement is {first.agreement.metric} with the fp32 source model over {first.agreement.n} golden cases, from raw "
             f"text, measured on {first.agreement.device}. It is no measurement on the target device: "
             "`edgellm verify` makes one there, and `edgellm bench` measures latency.",
-            *(["", *(f"- {note}" for note in manifest.notes)] if manifest.notes else []),
+            *(["", *(f"- {note}" for note in notes_of(manifest))] if notes_of(manifest) else []),
             *(["", "On the labelled texts given to the build:", "", *evaluated] if evaluated else []),
             "",
             "## How to run it",

@@ -29,7 +29,19 @@ PROTOBUF_LIMIT = 2**31 - 1
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything resolved before anything is loaded."""
+    """Everything resolved before anything is loaded.
+
+    Attributes:
+        source, target, formats, scheme: what is built from what.
+        buckets: token counts to serve, ascending.
+        min_agreement: the gate.
+        calibration: texts that quantization is tuned on; none if the scheme has no use for them.
+        own_calibration: whether they are the user's.
+        golden: texts of the golden cases.
+        labelled: texts with labels, for the task's own metric.
+        out: the bundle's folder.
+
+    """
 
     source: SourceModel
     target: Target
@@ -37,6 +49,8 @@ class Plan:
     scheme: str
     buckets: tuple[int, ...]
     min_agreement: float
+    calibration: tuple[str, ...]
+    own_calibration: bool
     golden: tuple[str, ...]
     labelled: tuple[texts.Labelled, ...]
     out: Path
@@ -67,8 +81,11 @@ def resolve(
     if not 0 <= min_agreement <= 1:
         raise UsageError(f"--min-agreement is {min_agreement:g}; it goes from 0 to 1.")
     samples = texts.read_calibration(Path(calibration)) if calibration is not None else default_texts("calibration")
-    if calibration is not None and not how.calibrates:
-        raise UsageError(f"--calibration has no use: {how.name} runs no samples.", hint="Leave it out.")
+    calibrates = bool(set(how.equalized) & set(chosen))
+    if calibration is not None and not calibrates:
+        raise UsageError(
+            f"--calibration has no use: {how.name} in {', '.join(chosen)} runs no samples.", hint="Leave it out."
+        )
     labelled = texts.read_labelled(Path(eval)) if eval is not None else []
     for fmt in chosen:
         versions(TOOLS[fmt])
@@ -92,7 +109,10 @@ def resolve(
     package.check_out(place)
     buckets = _buckets(seq_len, source.max_positions)
     _check_size(source, chosen)
-    return Plan(source, aim, chosen, how.name, buckets, min_agreement, tuple(golden), tuple(labelled), place)
+    return Plan(
+        source, aim, chosen, how.name, buckets, min_agreement, calibration=tuple(samples) if calibrates else (),
+        own_calibration=calibration is not None, golden=tuple(golden), labelled=tuple(labelled), out=place,
+    )  # fmt: skip
 
 
 def _formats(target: Target, asked: Sequence[str]) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def ensure_faithful(
     worst = 0.0
     with torch.no_grad():
         for item in feeds:
-            inputs = {name: torch.from_numpy(array.copy()) for name, array in item.items()}
+            inputs = to_tensors(item)
             tokens = inputs["input_ids"].shape[1]
             padding = min(7, (longest or tokens + 7) - tokens)
             padded = {name: nn.functional.pad(tensor, (0, padding)) for name, tensor in inputs.items()}
@@ -112,6 +112,11 @@ def ensure_faithful(
             hint="Please report it with the model's config.json.",
         )
     return worst
+
+
+def to_tensors(feeds: Feeds) -> dict[str, torch.Tensor]:
+    """Return feeds as tensors of their own memory."""
+    return {name: torch.from_numpy(array.copy()) for name, array in feeds.items()}
 
 
 def describe_factory(factory: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgellm.backends import TOOLS
 from edgellm.core import strict
-from edgellm.core.scheme import FORMATS
+from edgellm.core.scheme import FORMATS, SCHEMES
 from edgellm.core.target import Target
 from edgellm.runtime.machine import cpu_identity
 from edgellm.stages.cache import Cache, Entry, key_of
@@ -107,7 +107,13 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
         REFERENCE: (key, {"kind": REFERENCE, "source": source, **texts})
     }
     for fmt in plan.formats:
-        facts = {"format": fmt, "scheme": plan.scheme, "buckets": plan.buckets, "target": strict.plain(_lowering(plan))}
+        facts = {
+            "format": fmt,
+            "scheme": plan.scheme,
+            "buckets": plan.buckets,
+            "target": strict.plain(_lowering(plan)),
+            "calibration": plan.calibration if fmt in SCHEMES[plan.scheme].equalized else (),
+        }
         key = key_of("lower", TOOLS[fmt], source=_identity(plan.source), **facts)
         wanted[fmt] = (key, {"kind": "lower", "source": source, **facts})
     return wanted
@@ -126,6 +132,6 @@ def _lowering(plan: Plan) -> Target:
     """Return the target without what lowering does not see, so that targets share artifacts."""
     return dataclasses.replace(
         plan.target, name="", summary="", tier=1, arch="aarch64", abi="", cpu="", cpu_features=(), toolchain="",
-        runtimes={}, formats=FORMATS, delegates={fmt: plan.target.delegates.get(fmt, "") for fmt in FORMATS},
-        scheme="fp32",
+        runtimes={}, page_bytes=4096, devices=(), formats=FORMATS, scheme="fp32",
+        delegates={fmt: plan.target.delegates.get(fmt, "") for fmt in FORMATS},
     )  # fmt: skip

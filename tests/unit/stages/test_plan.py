@@ -80,7 +80,11 @@ def test_lengths_stay_within_the_position_table(
         ({"scheme": "int8-weight-only"}, UsageError, "executorch can't express int8-weight-only: "),
         ({"min_agreement": 1.01}, UsageError, "--min-agreement is 1.01; it goes from 0 to 1"),
         ({"min_agreement": float("nan")}, UsageError, "--min-agreement is nan"),
-        ({"calibration": "x.txt"}, UsageError, "--calibration has no use: int8-dynamic runs no samples"),
+        (
+            {"calibration": "x.txt", "formats": ["tflite"]},
+            UsageError,
+            "--calibration has no use: int8-dynamic in tflite runs no samples",
+        ),
         ({"eval": "x.tsv"}, UsageError, "--eval has no use: feature-extraction gives no label"),
         ({"seq_len": ()}, UsageError, "--seq-len"),
         ({"seq_len": (3, 16)}, UsageError, "--seq-len 3,16: a length is 4 tokens or more"),

@@ -1,0 +1,163 @@
+"""Equalize: move outlying channels from activations into weights, exactly, before activations are quantized.
+
+ONNX Runtime quantizes an activation with one scale per tensor. A few channels of a transformer are far larger than the
+others and leave those a handful of steps. Dividing such a channel by s, and multiplying the weights that read it by s,
+changes nothing in fp32 and evens the channels out; weights have a scale per output channel and can bear it.
+
+After SmoothQuant (Xiao et al. 2023), https://arxiv.org/abs/2211.10438, equation 4, with two differences: s is never below
+1, so that small channels stay as they are, and its strength is chosen at each place by the error of its own output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+STRENGTHS = (0.5, 0.6, 0.7, 0.8)
+"""Candidates for alpha: how much of the outlier moves into the weights."""
+
+_TEXTS = 24
+"""Texts on which a strength is chosen; channel maxima are taken over all."""
+
+
+_WORTH = 0.35
+"""The squared error has to fall to this part of what it was, or the multiplication is not worth its time."""
+
+Note = Callable[[str, torch.Tensor], None]
+"""Takes the name of a linear and its input [..., in]."""
+
+
+class Equalized(nn.Module):
+    """A linear whose input channels are divided by what its weights were multiplied with."""
+
+    def __init__(self, linear: nn.Linear, inverse: torch.Tensor) -> None:
+        super().__init__()
+        self.linear = linear
+        self.register_buffer("inverse", inverse)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """Return linear(value * inverse)."""
+        return self.linear(value * self.inverse)
+
+
+def equalize(model: nn.Module, feeds: Sequence[Mapping[str, torch.Tensor]]) -> int:
+    """Equalize the inputs of a model's linears in place, and return at how many places that lowers the error.
+
+    Args:
+        model: in evaluation mode.
+        feeds: calibration inputs by name.
+
+    """
+    step = max(1, len(feeds) // _TEXTS)
+    places = _places(model, feeds[0])
+    names = [name for group in places for name in group]
+    largest, samples = _observe(model, names, feeds, every=step)
+    changed = 0
+    for group in places:
+        linears = [_linear(model, name) for name in group]
+        scale = _best_scale(linears, largest[group[0]], samples[group[0]])
+        if scale is None:
+            continue
+        inverse = 1 / scale  # one tensor for the whole group, so that the traced graph divides once
+        for name, linear in zip(group, linears, strict=True):
+            linear.weight.data.mul_(scale)
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, Equalized(linear, inverse))
+        changed += 1
+    return changed
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    linear = model.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    return linear
+
+
+def _places(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
+    """Return the linears of a model, grouped by reading the same tensor.
+
+    One that is called several times, each time with other companions, is left out: its input can't be scaled for all.
+    """
+    seen: list[tuple[str, torch.Tensor]] = []  # keeps the tensors, so that no id is used twice
+
+    def note(name: str, value: torch.Tensor) -> None:
+        seen.append((name, value))
+
+    _run(model, [name for name, module in model.named_modules() if type(module) is nn.Linear], [feeds], note)
+    calls: dict[int, list[str]] = {}
+    for name, value in seen:
+        calls.setdefault(id(value), []).append(name)
+    groups = list(dict.fromkeys(tuple(dict.fromkeys(names)) for names in calls.values()))
+    return [group for group in groups if all(sum(name in other for other in groups) == 1 for name in group)]
+
+
+def _observe(
+    model: nn.Module, names: Sequence[str], feeds: Sequence[Mapping[str, torch.Tensor]], every: int
+) -> tuple[dict[str, torch.Tensor], dict[str, list[torch.Tensor]]]:
+    """Return the largest magnitude of each input channel over all texts, and the whole inputs [rows, in] of some."""
+    largest: dict[str, torch.Tensor] = {}
+    samples: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+
+    for number, item in enumerate(feeds):
+
+        def note(name: str, value: torch.Tensor, keep: bool = number % every == 0) -> None:
+            rows = value.reshape(-1, value.shape[-1])
+            top = rows.abs().amax(0)
+            largest[name] = torch.maximum(largest[name], top) if name in largest else top
+            if keep:
+                samples[name].append(rows)
+
+        _run(model, names, [item], note)
+    return largest, samples
+
+
+def _run(model: nn.Module, names: Sequence[str], feeds: Sequence[Mapping[str, torch.Tensor]], note: Note) -> None:
+    """Run a model, and hand over the input of each named linear whenever it is called."""
+    hooks = []
+    for name in names:
+
+        def hook(module: nn.Module, args: tuple[torch.Tensor, ...], name: str = name) -> None:
+            note(name, args[0])  # the very tensor: companions are known by it
+
+        hooks.append(model.get_submodule(name).register_forward_pre_hook(hook))
+    try:
+        with torch.no_grad():
+            for item in feeds:
+                model(**item)
+    finally:
+        for each in hooks:
+            each.remove()
+
+
+def _best_scale(
+    linears: Sequence[nn.Linear], largest: torch.Tensor, samples: Sequence[torch.Tensor]
+) -> torch.Tensor | None:
+    """Return what to divide each input channel by, [in], or None where leaving them as they are is best."""
+    weight = torch.cat([linear.weight.data for linear in linears])
+    heaviest = weight.abs().amax(0).clamp(min=1e-5)
+    expected = [rows @ weight.T for rows in samples]
+    best, lowest = None, _WORTH * _error(weight, samples, expected)
+    for strength in STRENGTHS:
+        scale = largest.clamp(min=1e-5) ** strength / heaviest ** (1 - strength)
+        scale = (scale / scale.median()).clamp(min=1.0)
+        error = _error(weight * scale, [rows / scale for rows in samples], expected)
+        if error < lowest:
+            best, lowest = scale, error
+    return best
+
+
+def _error(weight: torch.Tensor, inputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+    """Return the squared error of a linear with activations quantized per tensor and weights per output channel.
+
+    DynamicQuantizeLinear of ONNX: 8 bits, asymmetric, the range holds 0. Weights: 8 bits, symmetric.
+    """
+    step = (weight.abs().amax(1, keepdim=True) / 127).clamp(min=1e-12)
+    rounded = (weight / step).round() * step
+    total = 0.0
+    for rows, target in zip(inputs, expected, strict=True):
+        low, high = rows.min().clamp(max=0), rows.max().clamp(min=0)
+        scale = ((high - low) / 255).clamp(min=1e-12)
+        total += float((((rows / scale).round() * scale) @ rounded.T - target).square().sum())
+    return total

@@ -1,0 +1,66 @@
+"""Equalization: exact in fp32, worth its while where a channel sticks out, and absent where it is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, sys, torch
+from torch import nn
+from edgellm.stages.equalize import Equalized, equalize, _error
+
+class Model(nn.Module):
+    def __init__(self, outlier, twice=False):
+        super().__init__()
+        torch.manual_seed(5)
+        self.query, self.key, self.out = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 16)
+        self.gain = torch.ones(32)
+        self.gain[7] = outlier
+        self.twice = twice
+
+    def forward(self, x):
+        x = x * self.gain
+        y = self.query(x) + self.key(x)
+        if self.twice:
+            y = y + self.key(y)
+        return self.out(y)
+
+def change(outlier, twice=False):
+    model = Model(outlier, twice).eval()
+    feeds = [{"x": torch.randn(1, n, 32)} for n in range(4, 40)]
+    with torch.no_grad():
+        before = [model(**item) for item in feeds]
+        count = equalize(model, feeds)
+        after = [model(**item) for item in feeds]
+    exact = max(float(((a - b).abs().max() / b.abs().max())) for a, b in zip(after, before))
+    names = [name for name, module in model.named_modules() if isinstance(module, Equalized)]
+    shared = isinstance(model.query, Equalized) and model.query.inverse is model.key.inverse
+    return {"count": count, "exact": exact, "names": names, "shared": shared}
+
+print(json.dumps([change(1.0), change(60.0), change(60.0, twice=True)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def changes() -> list[dict[str, object]]:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    answer: list[dict[str, object]] = json.loads(done.stdout)
+    return answer
+
+
+def test_even_channels_are_left_alone(changes: list[dict[str, object]]) -> None:
+    assert (changes[0]["count"], changes[0]["names"]) == (0, [])
+
+
+def test_linears_that_read_one_tensor_are_scaled_alike_and_fp32_stays(changes: list[dict[str, object]]) -> None:
+    assert changes[1]["names"] == ["query", "key"]
+    assert changes[1]["shared"]
+    assert 0 < changes[1]["exact"] < 1e-5  # type: ignore[operator]
+
+
+def test_a_linear_with_changing_companions_is_left_alone(changes: list[dict[str, object]]) -> None:
+    assert changes[2]["names"] == []
