@@ -15,11 +15,13 @@ from typing import Any
 from edgellm.core import strict
 from edgellm.core.latency import RUNS_FOR_P99, Latency, percentile
 from edgellm.core.manifest import Artifact
+from edgellm.core.signature import Feeds, Signature
 from edgellm.device import Device
 from edgellm.errors import UsageError
 from edgellm.runtime.bundle import TOKENIZER, Bundle
 from edgellm.runtime.client import WorkerClient
 from edgellm.runtime.machine import Machine
+from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.texts import default_texts
 
@@ -46,7 +48,7 @@ class Benchmark:
 
 
 def bench(
-    bundle: Bundle,
+    bundles: Bundle | Sequence[Bundle],
     device: Device,
     *,
     formats: Sequence[str] = (),
@@ -58,43 +60,43 @@ def bench(
     """Measure latency.
 
     Args:
-        bundle: to measure.
-        device: where it runs.
-        formats: which; all of the bundle's if empty.
+        bundles: one to measure, or several to measure side by side.
+        device: where they run.
+        formats: which; all of the bundles' if empty.
         threads: of each engine.
         runs: timed runs of each artifact at each length.
         warmup: runs before the first timed one.
         tokens: lengths of the text, special tokens included; if empty, the buckets up to max_tokens.
 
     Raises:
-        UsageError: a number is out of range, or the bundle has no such format.
+        UsageError: the device is emulated, a number is out of range, or a bundle has no such format.
         EdgellmError: see `WorkerClient.request`.
 
     """
+    if device.emulated:
+        raise UsageError(f"{device.name} is an emulator and has no latency; its instructions can be counted.")
     if runs < 1 or warmup < 0 or threads < 1:
         raise UsageError("--runs and --threads are 1 or more, --warmup is 0 or more.")
-    pairs = [(bundle, bundle.artifact(fmt)) for fmt in dict.fromkeys(formats)] or bundle.artifacts()
-    chosen = [artifact for _, artifact in pairs]
-    lengths = sorted(set(tokens)) or _default_lengths(bundle)
-    limit = bundle.manifest.max_tokens
-    if lengths[0] < 3 or lengths[-1] > limit:
-        raise UsageError(f"--tokens goes from 3 to the bundle's {limit}.")
-    bundle.use_all()
-    text = _Text(bundle)
-    requests: dict[int, dict[str, object]] = {n: {"input": text.of(n), "max_tokens": n} for n in lengths}
+    several = [bundles] if isinstance(bundles, Bundle) else list(bundles)
+    pairs = choose(several, formats)
+    lengths = lengths_of(several, tokens)
+    for bundle in several:
+        bundle.use_all()
+    texts = {id(bundle): Text(bundle) for bundle in several}
     with ExitStack() as stack:
         workers = []
         opened = {}
-        for home, artifact in pairs:  # one after the other, so that loading is not timed against another's
-            worker = stack.enter_context(device.start())
-            path = device.push(home.path)
+        for bundle, artifact in pairs:  # one after the other, so that loading is not timed against another's
+            worker = stack.enter_context(device.start(artifact.format))
+            path = device.push(bundle.path)
             opened[artifact.id] = worker.request("open", bundle=path, artifact=artifact.id, threads=threads)
             workers.append((artifact, worker))
         records = []
-        for length, request in requests.items():
-            records += _measure(workers, request, length, opened, threads, runs, warmup)
+        for length in lengths:
+            requests = {a.id: {"input": texts[id(b)].of(length), "max_tokens": length} for b, a in pairs}
+            records += _measure(workers, requests, length, opened, threads, runs, warmup)
     first = next(iter(opened.values()))
-    order = {artifact.id: i for i, artifact in enumerate(chosen)}
+    order = {artifact.id: i for i, (_, artifact) in enumerate(pairs)}
     return Benchmark(
         machine=strict.read(Machine, first["machine"], "machine"),
         engines={name: str(reply["engine"]) for name, reply in opened.items()},
@@ -102,23 +104,60 @@ def bench(
     )
 
 
+def choose(bundles: Sequence[Bundle], formats: Sequence[str]) -> list[tuple[Bundle, Artifact]]:
+    """Return the artifacts to measure, each with its bundle.
+
+    Raises:
+        UsageError: a bundle has no such format, or two have artifacts that a table could not tell apart.
+
+    """
+    pairs = [
+        (bundle, artifact)
+        for bundle in bundles
+        for artifact in ([bundle.artifact(fmt) for fmt in dict.fromkeys(formats)] or bundle.manifest.artifacts)
+    ]
+    ids = [artifact.id for _, artifact in pairs]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"Two of the bundles hold {twice[0]}, and a table could not tell them apart.",
+            hint="Measure them one by one.",
+        )
+    return pairs
+
+
+def lengths_of(bundles: Sequence[Bundle], tokens: Sequence[int]) -> list[int]:
+    """Return the lengths to measure, ascending: those asked for, or the buckets of a static artifact, or 16 and the longest.
+
+    Raises:
+        UsageError: one is shorter than a text of one word, or longer than a bundle takes.
+
+    """
+    limit = min(bundle.manifest.max_tokens for bundle in bundles)
+    buckets = {n for b in bundles for a in b.manifest.artifacts for n in a.signature.buckets if n <= limit}
+    lengths = sorted(set(tokens)) or sorted(buckets) or sorted({min(16, limit), limit})
+    if lengths[0] < 3 or lengths[-1] > limit:
+        raise UsageError(f"--tokens goes from 3 to the bundle's {limit}.")
+    return lengths
+
+
 def _measure(
-    workers: list[tuple[Artifact, WorkerClient]], request: dict[str, object], length: int,
+    workers: list[tuple[Artifact, WorkerClient]], requests: dict[str, dict[str, object]], length: int,
     opened: dict[str, dict[str, Any]], threads: int, runs: int, warmup: int,
 ) -> list[Latency]:  # fmt: skip
     """Return one record per artifact at one length."""
-    first = {a.id: w.request("time", **request, runs=1)["inference_ms"][0] for a, w in workers}
+    first = {a.id: w.request("time", **requests[a.id], runs=1)["inference_ms"][0] for a, w in workers}
     samples: dict[str, dict[str, list[float]]] = {a.id: {"inference_ms": [], "tokenize_ms": []} for a, _ in workers}
     cpu = dict.fromkeys(samples, 0.0)
     rss = dict.fromkeys(samples, 0.0)
     counted = dict.fromkeys(samples, 0)
-    for _, worker in workers:
-        worker.request("time", **request, warmup=warmup, runs=0)
+    for artifact, worker in workers:
+        worker.request("time", **requests[artifact.id], warmup=warmup, runs=0)
     turn = 0
     while counted[workers[0][0].id] < runs:
         block = min(_BLOCK, runs - counted[workers[0][0].id])
         for artifact, worker in workers if turn % 2 == 0 else reversed(workers):
-            reply = worker.request("time", **request, warmup=1, runs=block)
+            reply = worker.request("time", **requests[artifact.id], warmup=1, runs=block)
             for name, column in samples[artifact.id].items():
                 column += reply[name]
             cpu[artifact.id] += reply["cpu_ms"]
@@ -155,13 +194,7 @@ def _record(
     )
 
 
-def _default_lengths(bundle: Bundle) -> list[int]:
-    """Return the buckets of a static artifact, or 16 and max_tokens."""
-    buckets = {n for a in bundle.manifest.artifacts for n in a.signature.buckets}
-    return sorted(buckets) or sorted({min(16, bundle.manifest.max_tokens), bundle.manifest.max_tokens})
-
-
-class _Text:
+class Text:
     """Real prose of a given number of tokens."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -187,3 +220,7 @@ class _Text:
         if found < tokens:
             raise UsageError(f"The text of the benchmark has {found} tokens, fewer than {tokens}.")
         return text
+
+    def feeds(self, tokens: int, signature: Signature) -> Feeds:
+        """Return the feeds of that text."""
+        return to_feeds(self._tokenizer.encode(self.of(tokens), max_tokens=tokens), signature)

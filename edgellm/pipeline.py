@@ -11,22 +11,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgellm.errors import DeviceError
+from edgellm.device import Device, open_device
+from edgellm.errors import DeviceError, UsageError
 from edgellm.runtime.bundle import Bundle
 from edgellm.stages.cache import Cache
 from edgellm.stages.gate import gate
 from edgellm.stages.jobs import Job, run_jobs
+from edgellm.stages.judge import judge_device
 from edgellm.stages.package import publish
-from edgellm.stages.plan import resolve
+from edgellm.stages.plan import Plan, resolve
 from edgellm.stages.produce import Progress, Report, produce
+from edgellm.stages.report import write_verification
+from edgellm.stages.verify import Verification, verify_bundle
 
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build: the bundle, and seconds per stage."""
+    """A finished build.
+
+    Attributes:
+        bundle: where it lies.
+        seconds: per stage.
+        devices: what `verify_on_device` found, one per device of the target.
+
+    """
 
     bundle: Bundle
     seconds: dict[str, float]
+    devices: tuple[Verification, ...] = ()
 
 
 def build(
@@ -43,6 +55,7 @@ def build(
     min_agreement: float = 0.99,
     seq_len: Sequence[int] | None = None,
     out: str | os.PathLike[str] | None = None,
+    verify_on_device: bool = False,
     cache: bool = True,
     progress: Report = lambda event: None,
 ) -> Bundle:
@@ -62,6 +75,7 @@ def build(
         min_agreement: the gate, from 0 to 1.
         seq_len: token counts to serve; the largest is the bundle's max_tokens.
         out: the bundle's folder; `<model>-<target>` if None.
+        verify_on_device: whether the gate includes the target's own devices, which may be emulated.
         cache: whether results of earlier builds may be used, and are kept.
         progress: called when a stage starts and ends.
 
@@ -71,8 +85,8 @@ def build(
     """
     return build_timed(
         model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
-        calibration=calibration, eval=eval, min_agreement=min_agreement, seq_len=seq_len, out=out, cache=cache,
-        progress=progress,
+        calibration=calibration, eval=eval, min_agreement=min_agreement, seq_len=seq_len, out=out,
+        verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
 
 
@@ -80,7 +94,7 @@ def build_timed(
     model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
     tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
     eval: str | os.PathLike[str] | None, min_agreement: float, seq_len: Sequence[int] | None,
-    out: str | os.PathLike[str] | None, cache: bool, progress: Report,
+    out: str | os.PathLike[str] | None, verify_on_device: bool, cache: bool, progress: Report,
 ) -> Built:  # fmt: skip
     """Build as `build` does, and return the seconds per stage as well."""
     seconds: dict[str, float] = {}
@@ -97,16 +111,53 @@ def build_timed(
         log = store.root / "logs" / f"build-{time.time_ns()}-{os.getpid()}.log"
         with _stage("source", report):
             plan = resolve(
-                None if model is None else os.fspath(model), target=target, formats=formats, scheme=scheme, task=task,
-                tokenizer=None if tokenizer is None else os.fspath(tokenizer), pooling=pooling, calibration=calibration,
-                eval=eval, min_agreement=min_agreement, seq_len=seq_len, out=out, describe=_describer(work, log),
-            )  # fmt: skip
+                None if model is None else os.fspath(model),
+                target=target,
+                formats=formats,
+                scheme=scheme,
+                task=task,
+                tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+                pooling=pooling,
+                calibration=calibration,
+                eval=eval,
+                min_agreement=min_agreement,
+                seq_len=seq_len,
+                out=out,
+                describe=_describer(work, log),
+            )
+            devices = _devices(plan) if verify_on_device else []  # fmt: skip
         entries = produce(plan, store, work, log, report)
         with _stage("gate", report):
             folder = gate(plan, entries, store, work)
+        verified = []
+        for device in devices:
+            with _stage(f"gate {device.name}", report):
+                verified.append(verify_bundle(Bundle.open(folder), device))
+                judge_device(verified[-1], plan.min_agreement)
         with _stage("package", report):
             bundle = publish(folder, plan.out)
-    return Built(bundle, seconds)
+            for verification in verified:
+                write_verification(bundle, verification)
+    return Built(bundle, seconds, tuple(verified))
+
+
+def _devices(plan: Plan) -> list[Device]:
+    """Return the devices that the target names, all of them ready.
+
+    Raises:
+        UsageError: it names none.
+        MissingDependencyError: one is not set up.
+
+    """
+    if not plan.target.devices:
+        raise UsageError(
+            f"--verify-on-device has no device: none is known for {plan.target.name}.",
+            hint="'edgellm verify BUNDLE --device NAME' runs a bundle on any of 'edgellm devices'.",
+        )
+    devices = [open_device(name) for name in plan.target.devices]
+    for device in devices:
+        device.check(plan.formats)
+    return devices
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Runs the commands of a document and compares, or pastes, what they print.
 
-A block fenced with ```console holds commands after `$ ` and their standard output. Numbers differ from run to run, so
+A block fenced with ```console holds commands after `$ ` and their standard output, one fenced with ```console emulator
+those that need emulated devices, which run in `make test-arm`. Numbers differ from run to run, so
 they are compared as `#`; words, names and the shape of tables are compared as they are.
 
     python -m tests.docs README.md samples/x/README.md      # run and paste, in a folder that holds build/demo
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```console( emulator)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class Command:
     output: str
 
 
-def commands(text: str) -> list[Command]:
-    """Return the commands of all console blocks, in order."""
+def commands(text: str, *, emulator: bool | None = None) -> list[Command]:
+    """Return the commands of all console blocks, in order; or of those with, or without, emulated devices alone."""
     found = []
-    for block in _BLOCK.findall(text):
+    for kind, block in _BLOCK.findall(text):
+        if emulator is not None and bool(kind) != emulator:
+            continue
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             line, _, output = part.partition("\n")
             while line.endswith("\\"):

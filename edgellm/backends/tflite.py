@@ -15,7 +15,7 @@ from edgellm.errors import EdgellmError
 from edgellm.runtime.engines.tflite import signature_name
 
 _HYBRID_VERSION = 12
-"""FULLY_CONNECTED version stamped on dynamic int8: tflite-runtime 2.14 knows up to 11, loads such a file without an
+"""FULLY_CONNECTED version stamped on dynamic int8: tflite-runtime 2.14 knows up to 10, loads such a file without an
 error and computes garbage, so it has to be made to refuse it."""
 
 

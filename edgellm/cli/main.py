@@ -14,11 +14,17 @@ from typing import NoReturn
 import click
 
 import edgellm
+from edgellm.cli import device as device_commands
+from edgellm.cli import runner as runner_commands
 from edgellm.core import strict
-from edgellm.errors import EdgellmError
+from edgellm.errors import EdgellmError, UsageError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 _FORMAT = click.option("--format", "formats", multiple=True, help="A format (may be repeated); all if left out.")
+
+_DEVICE = click.option(
+    "--device", "devices", multiple=True, help="Where to run (may be repeated); the host if left out."
+)
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -57,13 +63,15 @@ def cli() -> None:
     "--seq-len", type=_Numbers(), help="Token counts to serve without padding beyond; the last is the longest."
 )
 @click.option("--out", help="The bundle's folder; MODEL-TARGET if left out.")
+@click.option("--verify-on-device", is_flag=True, help="Gate on the target's own devices too ('edgellm targets NAME').")
 @click.option("--no-cache", is_flag=True, help="Make everything anew, and keep nothing for the next build.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_JSON
 def build(
     model: str | None, target: str, formats: tuple[str, ...], scheme: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | None, evaluation: str | None, min_agreement: float,
-    seq_len: tuple[int, ...] | None, out: str | None, no_cache: bool, quiet: bool, as_json: bool,
+    seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Build a verified bundle from MODEL.
 
@@ -78,13 +86,18 @@ def build(
         done = build_timed(
             model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
             calibration=calibration, eval=evaluation, min_agreement=min_agreement, seq_len=seq_len, out=out,
-            cache=not no_cache, progress=progress,
+            verify_on_device=verify_on_device, cache=not no_cache, progress=progress,
         )  # fmt: skip
     if as_json:
         manifest = strict.plain(done.bundle.manifest)
-        _print_json({"bundle": str(done.bundle.path), "manifest": manifest, "seconds": done.seconds})
+        devices = strict.plain(done.devices)
+        _print_json(
+            {"bundle": str(done.bundle.path), "manifest": manifest, "seconds": done.seconds, "devices": devices}
+        )
     elif not quiet:
         click.echo(render.built(done.bundle.manifest, str(done.bundle.path)))
+        for result in done.devices:
+            click.echo("\n" + render.verified(result))
 
 
 @cli.command()
@@ -119,50 +132,93 @@ def run(bundle: str, text: str, fmt: str | None, threads: int, as_json: bool) ->
 
 
 @cli.command()
-@click.argument("bundle")
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @_FORMAT
+@_DEVICE
 @click.option("--threads", default=1, show_default=True, help="Compute threads of each engine.")
-@click.option("--runs", default=100, show_default=True, help="Timed runs per artifact and length.")
-@click.option("--warmup", default=5, show_default=True, help="Untimed runs before them.")
+@click.option("--runs", type=int, help="Timed runs per artifact and length; 100 if left out.")
+@click.option("--warmup", type=int, help="Untimed runs before them; 5 if left out.")
 @click.option("--tokens", type=_Numbers(), help="Lengths to measure, special tokens included.")
 @_JSON
 def bench(
-    bundle: str, formats: tuple[str, ...], threads: int, runs: int, warmup: int, tokens: tuple[int, ...] | None,
-    as_json: bool,
+    bundles: tuple[str, ...], formats: tuple[str, ...], devices: tuple[str, ...], threads: int, runs: int | None,
+    warmup: int | None, tokens: tuple[int, ...] | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure the latency of BUNDLE on this machine."""
-    from edgellm.benchmark import bench as measure
+    """Measure the latency of BUNDLE, or count its instructions on an emulated CPU.
+
+    Several bundles are measured side by side: an int8 and an fp32 build of one model, for example.
+    """
+    from edgellm import benchmark, counting
     from edgellm.cli import render
-    from edgellm.device.host import Host
+    from edgellm.device import open_device
     from edgellm.runtime import Bundle
 
-    result = measure(
-        Bundle.open(bundle), Host(), formats=formats, threads=threads, runs=runs, warmup=warmup, tokens=tokens or ()
-    )
+    opened = [Bundle.open(path) for path in bundles]
+    where = [open_device(name) for name in dict.fromkeys(devices or ("host",))]
+    counting.ensure_one_kind(where)
+    result: benchmark.Benchmark | counting.Counted
+    if where[0].emulated:
+        if threads != 1 or warmup is not None:
+            raise UsageError("--threads and --warmup have no use on an emulator: it counts warm runs on one thread.")
+        result = counting.count(
+            opened, where, formats=formats, runs=counting.DEFAULT_RUNS if runs is None else runs, tokens=tokens or ()
+        )
+        text = render.counted(result)
+    else:
+        if len(where) > 1:
+            raise UsageError("One device is timed at a time.", hint="Name one --device.")
+        result = benchmark.bench(
+            opened, where[0], formats=formats, threads=threads, tokens=tokens or (),
+            runs=benchmark.DEFAULT_RUNS if runs is None else runs,
+            warmup=benchmark.DEFAULT_WARMUP if warmup is None else warmup,
+        )  # fmt: skip
+        text = render.benched(result)
     if as_json:
         _print_json(strict.plain(result))
     else:
-        click.echo(render.benched(result))
+        click.echo(text)
 
 
 @cli.command()
 @click.argument("bundle")
 @_FORMAT
+@_DEVICE
 @click.option("--cases", type=click.IntRange(min=1), help="Golden cases to run; all if left out.")
 @_JSON
-def verify(bundle: str, formats: tuple[str, ...], cases: int | None, as_json: bool) -> None:
-    """Check the hashes of BUNDLE, and its golden cases on this machine."""
-    from edgellm.cli import render
-    from edgellm.device.host import Host
-    from edgellm.runtime import Bundle
-    from edgellm.stages.verify import verify_bundle
+def verify(bundle: str, formats: tuple[str, ...], devices: tuple[str, ...], cases: int | None, as_json: bool) -> None:
+    """Check the hashes of BUNDLE, and its golden cases here or on other devices.
 
-    result = verify_bundle(Bundle.open(bundle), Host(), formats=formats, cases=cases)
+    What it finds on other devices is kept in the bundle's reports/.
+    """
+    from edgellm.cli import render
+    from edgellm.device import open_device
+    from edgellm.runtime import Bundle
+    from edgellm.stages.report import write_verification
+    from edgellm.stages.verify import verify_on
+
+    opened = Bundle.open(bundle)
+    where = [open_device(name) for name in dict.fromkeys(devices or ("host",))]
+    slow = any(device.name != "host" for device in where) and not as_json
+
+    def told(device: str, artifact: str) -> None:
+        if slow:
+            click.echo(f"ran {artifact} on {device}", err=True)
+
+    results = verify_on(opened, where, formats=formats, cases=cases, told=told)
     if as_json:
-        _print_json(strict.plain(result))
+        plain = [strict.plain(result) for result in results]
+        ok = all(result.ok for result in results)
+        _print_json(plain[0] if len(plain) == 1 else {"ok": ok, "devices": plain})
     else:
-        click.echo(render.verified(result))
-    if not result.ok:
+        click.echo("\n\n".join(render.verified(result) for result in results))
+    for result in results:
+        if result.device == "host":
+            continue  # the build's own verdict of this machine is in the manifest
+        try:
+            write_verification(opened, result)
+        except OSError as error:
+            _complain(f"The report was not kept: {error.filename or bundle}: {error.strerror}.")
+    if not all(result.ok for result in results):
         raise click.exceptions.Exit(5)
 
 
@@ -203,10 +259,27 @@ def targets(name: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("path", required=False)
+@click.option("--target", help="What PATH has to fit; of a bundle, what it was built for if left out.")
 @_JSON
-def doctor(as_json: bool) -> None:
-    """Say what is installed, what misses, and what is outside the versions tested together."""
+def doctor(path: str | None, target: str | None, as_json: bool) -> None:
+    """Say what is installed, what misses, and what is outside the versions tested together.
+
+    With PATH, a native file, an artifact, a bundle or a folder of them: say whether the target can load it, without
+    running it.
+    """
     from edgellm.cli import render
+
+    if path is not None:
+        from edgellm.abi.examine import examine as examine_path
+
+        examination = examine_path(path, target=target)
+        click.echo(render.examined(examination)) if not as_json else _print_json(strict.plain(examination))
+        if not examination.ok:
+            raise click.exceptions.Exit(6)
+        return
+    if target is not None:
+        raise UsageError("--target needs a PATH to compare with it.", hint="See 'edgellm doctor --help'.")
     from edgellm.doctor import examine
 
     result = examine()
@@ -216,6 +289,11 @@ def doctor(as_json: bool) -> None:
         click.echo(render.health(result))
     if not result.ok:
         raise click.exceptions.Exit(4)
+
+
+cli.add_command(runner_commands.runner)
+cli.add_command(device_commands.devices)
+cli.add_command(device_commands.device)
 
 
 def main() -> NoReturn:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
+from edgellm.abi import KINDS, Examination
 from edgellm.benchmark import Benchmark
+from edgellm.core.instructions import InstructionCount
 from edgellm.core.manifest import Manifest
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
+from edgellm.counting import Counted
 from edgellm.doctor import Health
-from edgellm.stages.verify import Verification
+from edgellm.stages.package import notes_of
+from edgellm.stages.verify import Verification, shorten
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> str:
@@ -34,7 +39,7 @@ def built(manifest: Manifest, path: str) -> str:
     ]  # fmt: skip
     table = columns(("format", "scheme", "delegate", "MB", "agreement", "min", "partitions"), rows, left=3)
     first = manifest.artifacts[0].agreement
-    notes = "".join(f"\n{note}" for note in manifest.notes)
+    notes = "".join(f"\n{note}" for note in notes_of(manifest))
     return (
         f"{manifest.model.name} for {manifest.target} -> {path}\n\n{table}\n\n"
         f"Agreement: {first.metric} with the fp32 model, {first.n} texts, run on {first.device}.{notes}"
@@ -43,14 +48,22 @@ def built(manifest: Manifest, path: str) -> str:
 
 def verified(result: Verification) -> str:
     """Return the verdicts."""
+    first = result.artifacts[0]
+    others = list(first.against)
     rows = [
-        (v.format, "ok" if v.ok else "FAILED", f"{v.agreement.mean:.4f}", f"{v.agreement.min:.4f}", v.agreement.n)
+        (v.format, "ok" if v.ok else "FAILED", f"{v.agreement.mean:.4f}", f"{v.agreement.min:.4f}",
+         *(f"{v.against[name].mean:.4f}" for name in others), v.agreement.n)
         for v in result.artifacts
-    ]
-    metric = result.artifacts[0].agreement.metric
-    emulated = ", emulated" if result.emulated else ""
-    return columns(("format", "verdict", "agreement", "min", "cases"), rows, left=2) + (
-        f"\n\nAgreement: {metric} with the fp32 model, from raw text, on {result.artifacts[0].agreement.device}{emulated}."
+    ]  # fmt: skip
+    here = result.machine
+    emulated = f", emulated ({here.cpu}, {here.arch}, {' '.join(here.features)})" if result.emulated else ""
+    table = columns(("format", "verdict", "agreement", "min", *(f"with {n}" for n in others), "cases"), rows, left=2)
+    beside = f"; with {' and '.join(others)}: the same file there, mean" if others else ""
+    lowest = min(result.artifacts, key=lambda v: v.agreement.min)
+    return table + (
+        f"\n\nAgreement: {first.agreement.metric} with the fp32 model{beside}; from raw text, on {first.agreement.device}"
+        f"{emulated}.\n{', '.join(sorted({v.engine for v in result.artifacts}))}. "
+        f'Worst of all: {lowest.format} on "{shorten(lowest.agreement.worst)}".'
     )
 
 
@@ -71,6 +84,23 @@ def benched(result: Benchmark) -> str:
     )
 
 
+def counted(result: Counted) -> str:
+    """Return the table of instruction counts; of artifacts that differ in the scheme alone, what each takes of fp32."""
+    base = {(r.cpu, r.format, r.tokens): r.instructions for r in result.records if r.scheme == "fp32"}
+    rows = [
+        (r.cpu, r.format, r.scheme, r.tokens, f"{r.instructions / 1e6:,.2f}", _share(r, base))
+        for r in sorted(result.records, key=lambda r: (r.cpu, r.tokens, r.format, r.scheme))
+    ]
+    engines = ", ".join(sorted({name for each in result.engines.values() for name in each.values()}))
+    table = columns(("cpu", "format", "scheme", "tokens", "M instructions", "of fp32"), rows, left=3)
+    return f"{table}\n\nMillions of Arm instructions of one inference, warm, one thread, emulated; {engines}."
+
+
+def _share(record: InstructionCount, base: dict[tuple[str, str, int], int]) -> str:
+    full = base.get((record.cpu, record.format, record.tokens))
+    return "" if full is None or record.scheme == "fp32" else f"{record.instructions / full:.3f}"
+
+
 def inspected(manifest: Manifest, target: Target | None) -> str:
     """Return signature, delegation and bytes of every artifact."""
     lines = [
@@ -78,7 +108,7 @@ def inspected(manifest: Manifest, target: Target | None) -> str:
         f"{manifest.model.licence or 'not stated'}) for {manifest.target}"
         + (f", tier {target.tier}" if target else ""),
         f"longest text {manifest.max_tokens} tokens, gate {manifest.min_agreement:g}",
-        *manifest.notes,
+        *notes_of(manifest),
     ]
     for a in manifest.artifacts:
         lines += ["", f"{a.file}: {a.bytes / 1e6:.2f} MB, {a.scheme}, {a.delegate}"]
@@ -100,7 +130,8 @@ def targets(items: Sequence[Target]) -> str:
     """Return the table of targets."""
     rows = [(t.name, t.tier, t.cpu, " ".join(t.formats), t.scheme, t.summary) for t in items]
     return columns(("target", "tier", "cpu", "formats", "scheme", "what it is"), rows, left=6) + (
-        "\n\nTier 1 is executed in CI, tier 2 built in CI and its artifacts executed on x86-64, tier 3 neither."
+        "\n\nTier 1 is executed in CI (Arm on emulated CPUs), tier 2 built in CI and its artifacts executed on x86-64, "
+        "tier 3 neither."
     )
 
 
@@ -126,6 +157,31 @@ def health(result: Health) -> str:
         )
         lines.append(f"{f.format}: {run}; {make}")
     return "\n".join(lines)
+
+
+def examined(result: Examination) -> str:
+    """Return the facts of every file, what was found, and what to do about it."""
+    lines = []
+    for facts in result.facts:
+        lines.append(f"{facts.subject}: {KINDS[facts.kind]}")
+        shown = {name: ", ".join(v) if isinstance(v, tuple) else v for name, v in facts.values.items()}
+        width = max(map(len, shown))
+        lines += [
+            textwrap.fill(f"  {name.ljust(width)}  {value}", 110, subsequent_indent=" " * (width + 4))
+            for name, value in shown.items()
+            if value not in (None, "")
+        ]
+        lines.append("")
+    if result.findings:
+        rows = [(f.subject, f.rule, "ERROR" if f.level == "error" else f.level, f.message) for f in result.findings]
+        lines += [columns(("file", "rule", "", "what was found"), rows, left=4), ""]
+    for finding in result.findings:
+        if finding.hint:
+            lines.append(f"{finding.subject}, {finding.rule}: {finding.hint}")
+    against = f"for {result.target}" if result.target else "with no target (--target compares with one)"
+    counts = {level: sum(f.level == level for f in result.findings) for level in ("error", "warning")}
+    verdict = ", ".join(f"{n} {level}{'s' * (n > 1)}" for level, n in counts.items() if n) or "nothing wrong"
+    return "\n".join([*lines, f"{result.path} {against}: {verdict}."])
 
 
 def _signature(signature: Signature) -> str:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from edgellm.abi import errors
+from edgellm.abi.artifacts import examine_artifact
 from edgellm.backends import TOOLS, Lowered
 from edgellm.core import strict
 from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation
-from edgellm.core.manifest import SCHEMA_VERSION, Artifact, Manifest, ModelInfo
+from edgellm.core.manifest import SCHEMA_VERSION, Artifact, Calibration, Manifest, ModelInfo
 from edgellm.device.host import Host
+from edgellm.errors import GateError
 from edgellm.runtime import engines
 from edgellm.runtime.bundle import GOLDEN, TOKENIZER, Bundle, sha256_file, to_outputs
 from edgellm.runtime.machine import cpu_identity
 from edgellm.stages import package, verify
 from edgellm.stages.cache import Cache, Entry, key_of, versions
+from edgellm.stages.judge import judge
 from edgellm.stages.plan import Plan
 from edgellm.stages.produce import REFERENCE
 from edgellm.tasks import load_task
@@ -28,7 +33,7 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
     """Assemble the bundle in `work`, run every artifact as it ships, and return the finished folder.
 
     Raises:
-        GateError: an artifact falls short.
+        GateError: an artifact asks for more than the target's runtimes have, or falls short of the fp32 source.
 
     """
     folder = work / "bundle"
@@ -42,6 +47,13 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
     ):
         _link(path, folder / path.name)
     manifest = _manifest(plan, lowered, entries[REFERENCE].value["notes"], folder)
+    for artifact in manifest.artifacts:
+        misfits = errors(examine_artifact(folder / artifact.file, artifact.format, plan.target))
+        if misfits:
+            raise GateError(
+                f"{artifact.file} does not fit {plan.target.name}: {' '.join(item.message for item in misfits)}",
+                hint=misfits[0].hint,
+            )
     measured = _measured(plan, manifest, store, folder, reference)
     artifacts = tuple(
         dataclasses.replace(
@@ -52,7 +64,7 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
         for artifact in manifest.artifacts
     )
     table = strict.read(AgreementMatrix, measured["matrix"], "gate")
-    verify.gate(artifacts, table, plan.min_agreement)
+    judge(artifacts, table, plan.min_agreement)
     manifest = dataclasses.replace(manifest, artifacts=artifacts, matrix=table)
     package.write_card(folder, manifest)
     package.write_manifest(folder, dataclasses.replace(manifest, files=package.list_files(folder)))
@@ -74,8 +86,16 @@ def _manifest(plan: Plan, lowered: dict[str, Lowered], notes: list[str], folder:
         files=package.list_files(folder),
         artifacts=tuple(_artifact(plan, fmt, lowered[fmt], folder) for fmt in plan.formats),
         matrix=AgreementMatrix((), ()),
+        calibration=_calibration(plan),
         notes=tuple(notes),
     )
+
+
+def _calibration(plan: Plan) -> Calibration | None:
+    if not plan.calibration:
+        return None
+    digest = hashlib.sha256("\n".join(plan.calibration).encode()).hexdigest()
+    return Calibration(len(plan.calibration), digest, plan.own_calibration)
 
 
 def _measured(plan: Plan, manifest: Manifest, store: Cache, folder: Path, reference: Path) -> dict[str, Any]:
@@ -104,8 +124,10 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
     """Run golden and evaluation texts through every artifact in the worker that ships."""
     device = Host()
     golden = list(bundle.golden())
-    outputs = {a.id: verify.run_cases(bundle, a, golden, device) for a in bundle.manifest.artifacts}
-    agreement = {name: strict.plain(verify.agree(bundle, golden, column, device)) for name, column in outputs.items()}
+    ran = {a.id: verify.run_cases(bundle, a, golden, device) for a in bundle.manifest.artifacts}
+    agreement = {
+        name: strict.plain(verify.agree(bundle, golden, column.outputs, device)) for name, column in ran.items()
+    }
     evaluation: dict[str, object] = {}
     if plan.labelled:
         task, options = load_task(plan.source.task), plan.source.options
@@ -117,7 +139,7 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
             got = verify.run_texts(bundle, artifact, [item.text for item in plan.labelled], device)
             value = task.evaluate(got, labels, options)[1]
             evaluation[artifact.id] = strict.plain(Evaluation(metric, len(labels), score, value))
-    table = strict.plain(verify.matrix(bundle, golden, outputs))
+    table = strict.plain(verify.matrix(bundle, golden, ran))
     return {"agreement": agreement, "evaluation": evaluation, "matrix": table}
 
 

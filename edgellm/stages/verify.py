@@ -1,20 +1,43 @@
-"""Verify: run artifacts in workers on raw text, and compare them with the fp32 source. The gate of a build."""
+"""Verify: run artifacts in workers on raw text, and compare them with the fp32 source and with other devices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
-from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation, summarize
+from edgellm.core import strict
+from edgellm.core.agreement import Agreement, AgreementMatrix, summarize
 from edgellm.core.manifest import Artifact
 from edgellm.core.signature import Outputs
 from edgellm.device import Device
+from edgellm.device.host import Host
 from edgellm.errors import BundleError, GateError
 from edgellm.runtime.bundle import Bundle, GoldenCase, to_feeds, to_outputs
+from edgellm.runtime.machine import Machine, cores
 from edgellm.tasks import load_task
+
+HOST = Host.name
+"""The device that everything is compared with."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One artifact's answers to the golden cases on one device.
+
+    Attributes:
+        outputs: per case, one per pass.
+        engine: what computed them, with its version.
+        machine: the device's own account of itself.
+
+    """
+
+    outputs: tuple[tuple[Outputs, ...], ...]
+    engine: str
+    machine: Machine
 
 
 @dataclass(frozen=True)
@@ -23,25 +46,30 @@ class Verdict:
 
     Attributes:
         id, format: of the artifact.
-        ok: whether it reaches the gate.
+        ok: whether its agreements with the fp32 source and with this host reach the gate.
+        engine: what ran it there, with its version.
         agreement: with the fp32 source.
+        against: device name to the agreement with the same artifact there.
 
     """
 
     id: str
     format: str
     ok: bool
+    engine: str
     agreement: Agreement
+    against: dict[str, Agreement]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How all artifacts of a bundle did on one device.
+    """How the artifacts of a bundle did on one device.
 
     Attributes:
         device: its name.
         emulated: whether an emulator ran them.
         ok: whether every artifact reaches the gate.
+        machine: the device's own account of itself.
         artifacts: one verdict each.
 
     """
@@ -49,24 +77,45 @@ class Verification:
     device: str
     emulated: bool
     ok: bool
+    machine: Machine
     artifacts: tuple[Verdict, ...]
+
+
+Told = Callable[[str, str], None]
+"""Called with a device's name and an artifact's id when the artifact's cases have run there."""
 
 
 def verify_bundle(
     bundle: Bundle, device: Device, *, formats: Sequence[str] = (), cases: int | None = None
 ) -> Verification:
-    """Check every hash, then run golden cases from raw text through every artifact.
+    """Verify on one device; see `verify_on`."""
+    return verify_on(bundle, (device,), formats=formats, cases=cases)[0]
+
+
+def verify_on(
+    bundle: Bundle,
+    devices: Sequence[Device],
+    *,
+    formats: Sequence[str] = (),
+    cases: int | None = None,
+    told: Told = lambda device, artifact: None,
+) -> tuple[Verification, ...]:
+    """Check every hash, then run golden cases from raw text through every artifact on every device.
+
+    What runs elsewhere is also compared with the same artifact on this host and on the other devices.
 
     Args:
         bundle: to verify.
-        device: where artifacts run.
+        devices: where artifacts run.
         formats: which; all of the bundle's if empty.
         cases: how many golden cases; all if None.
+        told: of progress.
 
     Raises:
         BundleError: a file is not what was packaged.
         GateError: the runtime's tokenizer gives other ids than the source's.
-        MissingDependencyError: an engine is not installed.
+        MissingDependencyError: an engine, here or there, is not installed.
+        DeviceError: a worker died or gave no answer.
 
     """
     bundle.use_all()
@@ -74,18 +123,57 @@ def verify_bundle(
     golden = list(islice(bundle.golden(), cases))
     if not golden:
         raise BundleError(f"{bundle.path} has no golden cases, so nothing can be verified.")
+    everywhere = list(devices)
+    if HOST not in {device.name for device in devices}:
+        everywhere.insert(0, Host())
+    ran = _run_all(bundle, chosen, golden, everywhere, told)
+    return tuple(_verification(bundle, device, everywhere, chosen, golden, ran) for device in devices)
+
+
+def _run_all(
+    bundle: Bundle, artifacts: Sequence[Artifact], golden: Sequence[GoldenCase], devices: Sequence[Device], told: Told
+) -> dict[tuple[str, str], Ran]:
+    """Return what every artifact answered on every device; as many workers run side by side as there are cores.
+
+    The first failure ends the waiting ones.
+    """
+
+    def run(device: Device, artifact: Artifact) -> Ran:
+        done = run_cases(bundle, artifact, golden, device)
+        told(device.name, artifact.id)
+        return done
+
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
+        futures = {(d.name, a.id): pool.submit(run, d, a) for d in devices for a in artifacts}
+        try:
+            return {key: future.result() for key, future in futures.items()}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _verification(
+    bundle: Bundle, device: Device, devices: Sequence[Device], artifacts: Sequence[Artifact],
+    golden: Sequence[GoldenCase], ran: dict[tuple[str, str], Ran],
+) -> Verification:  # fmt: skip
     verdicts = []
-    for artifact in chosen:
-        outputs = run_cases(bundle, artifact, golden, device)
-        agreement = agree(bundle, golden, outputs, device)
-        ok = agreement.mean >= bundle.manifest.min_agreement
-        verdicts.append(Verdict(artifact.id, artifact.format, ok, agreement))
-    return Verification(device.name, device.emulated, all(v.ok for v in verdicts), tuple(verdicts))
+    for artifact in artifacts:
+        mine = ran[device.name, artifact.id]
+        agreement = agree(bundle, golden, mine.outputs, device)
+        against = {
+            other.name: _compare(bundle, golden, ran[other.name, artifact.id].outputs, mine.outputs, device)
+            for other in devices
+            if other.name != device.name
+        }
+        # Another emulated CPU may be the one that is wrong; the fp32 source and the build host are the references.
+        judged = (agreement, *(item for name, item in against.items() if name == HOST))
+        ok = all(item.mean >= bundle.manifest.min_agreement for item in judged)
+        verdicts.append(Verdict(artifact.id, artifact.format, ok, mine.engine, agreement, against))
+    machine = ran[device.name, artifacts[0].id].machine
+    return Verification(device.name, device.emulated, all(v.ok for v in verdicts), machine, tuple(verdicts))
 
 
-def run_cases(
-    bundle: Bundle, artifact: Artifact, golden: Sequence[GoldenCase], device: Device
-) -> list[tuple[Outputs, ...]]:
+def run_cases(bundle: Bundle, artifact: Artifact, golden: Sequence[GoldenCase], device: Device) -> Ran:
     """Return an artifact's outputs on the raw inputs of golden cases.
 
     Raises:
@@ -93,8 +181,8 @@ def run_cases(
 
     """
     outputs = []
-    with device.start() as worker:
-        worker.request("open", bundle=device.push(bundle.path), artifact=artifact.id, threads=1)
+    with device.start(artifact.format) as worker:
+        opened = worker.request("open", bundle=device.push(bundle.path), artifact=artifact.id, threads=1)
         for case in golden:
             reply = worker.request("run", input=case.input)
             for expected, got in zip(case.feeds, (to_feeds(item) for item in reply["feeds"]), strict=True):
@@ -102,16 +190,17 @@ def run_cases(
                     not np.array_equal(expected[name], got[name]) for name in expected
                 ):
                     raise GateError(
-                        f'The tokenizer on {device.name} gives other ids than the source\'s on "{_short(case.input)}".',
+                        f'The tokenizer on {device.name} gives other ids than the source\'s on "{shorten(case.input)}".',
                         hint="Check the version of tokenizers there (edgellm doctor).",
                     )
             outputs.append(tuple(to_outputs(item) for item in reply["outputs"]))
-    return outputs
+    machine = strict.read(Machine, opened["machine"], "machine")
+    return Ran(tuple(outputs), str(opened["engine"]), machine)
 
 
 def run_texts(bundle: Bundle, artifact: Artifact, texts: Sequence[str], device: Device) -> list[Outputs]:
     """Return an artifact's outputs (of the first pass) on raw texts."""
-    with device.start() as worker:
+    with device.start(artifact.format) as worker:
         worker.request("open", bundle=device.push(bundle.path), artifact=artifact.id, threads=1)
         return [to_outputs(worker.request("run", input=text)["outputs"][0]) for text in texts]
 
@@ -120,20 +209,23 @@ def agree(
     bundle: Bundle, golden: Sequence[GoldenCase], outputs: Sequence[tuple[Outputs, ...]], device: Device
 ) -> Agreement:
     """Return the agreement of an artifact's outputs with the golden cases."""
+    return _compare(bundle, golden, [case.outputs for case in golden], outputs, device)
+
+
+def _compare(
+    bundle: Bundle, golden: Sequence[GoldenCase], expected: Sequence[tuple[Outputs, ...]],
+    outputs: Sequence[tuple[Outputs, ...]], device: Device,
+) -> Agreement:  # fmt: skip
     task = load_task(bundle.manifest.task)
-    scores = task.scores(
-        [case.outputs[0] for case in golden], [item[0] for item in outputs], bundle.manifest.task_options
-    )
+    scores = task.scores([item[0] for item in expected], [item[0] for item in outputs], bundle.manifest.task_options)
     return summarize(scores, [str(case.input) for case in golden], metric=task.METRIC, device=describe(device))
 
 
-def matrix(
-    bundle: Bundle, golden: Sequence[GoldenCase], outputs: dict[str, list[tuple[Outputs, ...]]]
-) -> AgreementMatrix:
+def matrix(bundle: Bundle, golden: Sequence[GoldenCase], ran: dict[str, Ran]) -> AgreementMatrix:
     """Return the mean pairwise agreement of the fp32 source and all artifacts."""
     task = load_task(bundle.manifest.task)
     columns = {"source": [case.outputs[0] for case in golden]}
-    columns |= {artifact: [item[0] for item in column] for artifact, column in outputs.items()}
+    columns |= {artifact: [item[0] for item in column.outputs] for artifact, column in ran.items()}
     values = tuple(
         tuple(float(np.mean(task.scores(a, b, bundle.manifest.task_options))) for b in columns.values())
         for a in columns.values()
@@ -145,67 +237,10 @@ def describe(device: Device) -> str:
     """Return what an agreement says it was measured on."""
     import platform
 
-    return f"{device.name} ({platform.machine()})" if not device.emulated else device.name
+    return f"{device.name} ({platform.machine()})" if device.name == HOST else device.name
 
 
-def gate(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: float) -> None:
-    """Raise if an artifact does not agree with the fp32 source well enough.
-
-    Raises:
-        GateError: one falls short; the message says by how much, on which text, and what to try.
-
-    """
-    short = [a for a in artifacts if not a.agreement.mean >= min_agreement]
-    dropped = [a for a in artifacts if a.evaluation and _drop(a.evaluation) > 1 - min_agreement + 1e-9]
-    if not short and not dropped:
-        return
-    lines = []
-    for artifact in short:
-        agreement = artifact.agreement
-        lines.append(
-            f"{artifact.format} {artifact.scheme} agrees with the fp32 model by {agreement.mean:.4f} (mean "
-            f"{agreement.metric} of {agreement.n} texts; the gate is {min_agreement:g}), worst "
-            f'{agreement.min:.4f} on "{_short(agreement.worst)}".'
-        )
-    for artifact in dropped:
-        assert artifact.evaluation is not None
-        measured = artifact.evaluation
-        lines.append(
-            f"{artifact.format} {artifact.scheme} has an {measured.metric} of {measured.value:.4f} on {measured.n} "
-            f"labelled texts, the fp32 model {measured.source:.4f}."
-        )
-    lines += ["", "Mean agreement of each pair:", *_table(table)]
-    if len(table.names) > 2:
-        odd = table.odd_one_out()
-        lines.append(
-            "The artifacts agree with each other and not with the source: the scheme is to blame, not one format."
-            if odd == "source"
-            else f"The odd one out is {odd}."
-        )
-    raise GateError("\n".join(lines), hint=_advice(short or dropped))
-
-
-def _drop(measured: Evaluation) -> float:
-    return measured.source - measured.value
-
-
-def _advice(artifacts: Sequence[Artifact]) -> str:
-    schemes = {artifact.scheme for artifact in artifacts}
-    if "fp32" in schemes:
-        return "fp32 should agree to rounding: the conversion itself is wrong; please report it."
-    if "int8-dynamic" in schemes:
-        return "\nTry --scheme int8-weight-only, another --format, or --scheme fp32 to see whether quantizing is the cause."
-    return "\nTry --scheme fp32 to see whether quantizing is the cause."
-
-
-def _table(table: AgreementMatrix) -> Iterator[str]:
-    width = max(map(len, table.names))
-    yield " " * width + "  " + "  ".join(f"{name:>{max(len(name), 6)}}" for name in table.names)
-    for name, row in zip(table.names, table.values, strict=True):
-        cells = (f"{v:>{max(len(n), 6)}.4f}" for v, n in zip(row, table.names, strict=True))
-        yield f"{name:<{width}}  " + "  ".join(cells)
-
-
-def _short(text: object) -> str:
+def shorten(text: object) -> str:
+    """Return a text of one line and at most 60 characters, for messages."""
     clean = " ".join(str(text).split())
     return clean if len(clean) <= 60 else f"{clean[:60]}..."

@@ -19,7 +19,6 @@ from pathlib import Path
 import edgellm
 from edgellm.benchmark import bench
 from edgellm.cli.render import columns
-from edgellm.core.manifest import Artifact
 from edgellm.device.host import Host
 from edgellm.runtime.bundle import Bundle
 from edgellm.runtime.machine import machine
@@ -87,8 +86,7 @@ def print_agreement(bundle: Bundle) -> None:
 
 def print_speed(int8: Bundle, plain: Bundle) -> None:
     """Print speed against a plain export on ONNX Runtime in fp32, and of short texts against long ones."""
-    both = _Both(int8.path, int8.manifest, plain)
-    result = bench(both, Host(), runs=100, tokens=(10, 128))
+    result = bench((plain, int8), Host(), runs=100, tokens=(10, 128))
     p50 = {(r.id, r.tokens): r.p50_ms for r in result.records}
     base = p50[PLAIN, 128]
     rows = [
@@ -131,17 +129,6 @@ def plain_bundle(folder: Path) -> Bundle:
     changed = dataclasses.replace(artifact, id=PLAIN, sha256=entry.sha256, bytes=entry.bytes)
     write_manifest(folder, dataclasses.replace(bundle.manifest, files=files, artifacts=(changed,)))
     return Bundle.open(folder)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Both(Bundle):
-    """A bundle, and beside its artifacts those of another bundle of the same model."""
-
-    other: Bundle
-
-    def artifacts(self) -> list[tuple[Bundle, Artifact]]:
-        """Return the other's artifacts first."""
-        return [*self.other.artifacts(), *super().artifacts()]
 
 
 def print_build(folder: Path) -> None:

@@ -21,7 +21,7 @@ def test_document(document: Path, demo_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(demo_bundle.path, tmp_path / "build" / "demo")  # no link: a build never replaces one
     for name in ("samples", "targets"):
         (tmp_path / name).symlink_to(ROOT / name)
-    found = commands(document.read_text(encoding="utf-8"))
+    found = commands(document.read_text(encoding="utf-8"), emulator=False)
     assert found, f"{document} shows no command"
     for command in found:
         assert shape(run(command.line, tmp_path)) == shape(command.output), f"$ {command.line}"

@@ -195,4 +195,4 @@ def test_a_prepared_module_that_looks_at_padding_is_refused() -> None:
 
     with pytest.raises(EdgellmError, match="a rewrite does not fit"):
         ensure_faithful(Shifted("none"), Careless(), FIVE)
-    ensure_faithful(Shifted("none"), Careless(), FIVE, max_positions=5)  # where there is no room to pad, nothing pads
+    ensure_faithful(Shifted("none"), Careless(), FIVE, longest=5)  # where there is no room to pad, nothing pads

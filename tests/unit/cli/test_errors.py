@@ -51,7 +51,7 @@ BUILDS: list[tuple[str, int, str]] = [
     ("model --target linux-arm64 --task text-clasification", USAGE, "Did you mean 'text-classification'?"),
     ("model --target linux-arm64 --pooling max", USAGE, "No pooling 'max'. Choices: mean, cls, none"),
     ("judge --target linux-arm64 --pooling mean", USAGE, "--pooling belongs to feature-extraction"),
-    ("model --target linux-arm64 --calibration calibration.txt", USAGE, "int8-dynamic runs no samples"),
+    ("model --target linux-arm64 --scheme fp32 --calibration calibration.txt", USAGE, "runs no samples"),
     ("model --target linux-arm64 --eval eval.tsv", USAGE, "feature-extraction gives no label"),
     ("model --target linux-arm64 --min-agreement 99", USAGE, "it goes from 0 to 1"),
     ("model --target linux-arm64 --min-agreement high", USAGE, "'high' is not a valid float"),

@@ -89,7 +89,9 @@ def test_verify(ask: Any, embedder: Bundle) -> None:
     data = ask("verify", embedder.path)
     assert (data["device"], data["emulated"], data["ok"]) == ("host", False, True)
     (artifact,) = data["artifacts"]
-    assert set(artifact) == {"id", "format", "ok", "agreement"}
+    assert set(artifact) == {"id", "format", "ok", "engine", "agreement", "against"}
+    assert artifact["engine"].startswith("onnxruntime 1.")
+    assert (artifact["against"], data["machine"]["emulated"]) == ({}, False)
     assert (artifact["id"], artifact["format"], artifact["ok"]) == ("onnx-fp32", "onnx", True)
     assert {"metric", "mean", "min", "n", "worst"} <= set(artifact["agreement"])
     assert artifact["agreement"]["n"] == len(TEXTS)

@@ -14,7 +14,8 @@ from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation
 from edgellm.device.host import Host
 from edgellm.errors import BundleError, EdgellmError, GateError, UsageError
 from edgellm.runtime import Bundle
-from edgellm.stages.verify import gate, matrix, run_cases, verify_bundle
+from edgellm.stages.judge import judge as gate
+from edgellm.stages.verify import matrix, run_cases, verify_bundle
 from tests.tiny import TEXTS, edit_manifest, reseal, tiny_bundle
 
 HOST = Host()

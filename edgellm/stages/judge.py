@@ -1,0 +1,91 @@
+"""Judge: whether measured agreement lets a bundle ship, and what to say where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from edgellm.core.agreement import AgreementMatrix, Evaluation
+from edgellm.core.manifest import Artifact
+from edgellm.errors import GateError
+from edgellm.stages.verify import HOST, Verification, shorten
+
+
+def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: float) -> None:
+    """Raise if an artifact does not agree with the fp32 source well enough.
+
+    Raises:
+        GateError: one falls short; the message says by how much, on which text, and what to try.
+
+    """
+    short = [a for a in artifacts if not a.agreement.mean >= min_agreement]
+    dropped = [a for a in artifacts if a.evaluation and _drop(a.evaluation) > 1 - min_agreement + 1e-9]
+    if not short and not dropped:
+        return
+    lines = []
+    for artifact in short:
+        agreement = artifact.agreement
+        lines.append(
+            f"{artifact.format} {artifact.scheme} agrees with the fp32 model by {agreement.mean:.4f} (mean "
+            f"{agreement.metric} of {agreement.n} texts; the gate is {min_agreement:g}), worst "
+            f'{agreement.min:.4f} on "{shorten(agreement.worst)}".'
+        )
+    for artifact in dropped:
+        assert artifact.evaluation is not None
+        measured = artifact.evaluation
+        lines.append(
+            f"{artifact.format} {artifact.scheme} has an {measured.metric} of {measured.value:.4f} on {measured.n} "
+            f"labelled texts, the fp32 model {measured.source:.4f}."
+        )
+    lines += ["", "Mean agreement of each pair:", *_table(table)]
+    if len(table.names) > 2:
+        odd = table.odd_one_out()
+        lines.append(
+            "The artifacts agree with each other and not with the source: the scheme is to blame, not one format."
+            if odd == "source"
+            else f"The odd one out is {odd}."
+        )
+    raise GateError("\n".join(lines), hint=_advice(short or dropped))
+
+
+def _drop(measured: Evaluation) -> float:
+    return measured.source - measured.value
+
+
+def _advice(artifacts: Sequence[Artifact]) -> str:
+    schemes = {artifact.scheme for artifact in artifacts}
+    if "fp32" in schemes:
+        return "fp32 should agree to rounding: the conversion itself is wrong; please report it."
+    if "int8-dynamic" in schemes:
+        return "\nTry --scheme int8-weight-only, another --format, or --scheme fp32 to see whether quantizing is the cause."
+    return "\nTry --scheme fp32 to see whether quantizing is the cause."
+
+
+def _table(table: AgreementMatrix) -> Iterator[str]:
+    width = max(map(len, table.names))
+    yield " " * width + "  " + "  ".join(f"{name:>{max(len(name), 6)}}" for name in table.names)
+    for name, row in zip(table.names, table.values, strict=True):
+        cells = (f"{v:>{max(len(n), 6)}.4f}" for v, n in zip(row, table.names, strict=True))
+        yield f"{name:<{width}}  " + "  ".join(cells)
+
+
+def judge_device(verification: Verification, min_agreement: float) -> None:
+    """Raise if an artifact does not do on a device what it did on the build host.
+
+    Raises:
+        GateError: one falls short; the message says where, by how much, and on which text.
+
+    """
+    lines = []
+    for verdict in verification.artifacts:
+        for other, agreement in (
+            ("the fp32 model", verdict.agreement),
+            ("the same file on the host", verdict.against.get(HOST)),
+        ):
+            if agreement is not None and not agreement.mean >= min_agreement:
+                lines.append(
+                    f"{verdict.id} on {verification.device} agrees with {other} by {agreement.mean:.4f} (mean "
+                    f"{agreement.metric} of {agreement.n} texts; the gate is {min_agreement:g}), worst "
+                    f'{agreement.min:.4f} on "{shorten(agreement.worst)}".'
+                )
+    if lines:
+        raise GateError("\n".join(lines), hint="\nTry --scheme int8-weight-only, or another --format.")
