@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := toolchains/constraints-py311.txt
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-full bench check clean
+.PHONY: demo test test-arm test-full bench bench-arm check clean
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -18,13 +18,25 @@ demo: $(VENV)/.installed
 	$(BIN)/edgellm bench build/demo --tokens 16,128
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -m "not full and not arm"
+
+# Emulated Arm CPUs: a real model on two of them. Needs a cross compiler, which is installed where root may do so.
+test-arm: $(VENV)/.installed
+	toolchains/emulator/ensure-compiler
+	$(BIN)/edgellm device setup emulator
+	$(BIN)/python -m pytest -m "arm and not full"
 
 test-full: $(VENV)/.installed
+	toolchains/emulator/ensure-compiler
+	$(BIN)/edgellm device setup emulator
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tests.figures
+
+bench-arm: $(VENV)/.installed
+	$(BIN)/python -m tests.figures.arm
+	$(BIN)/python -m tests.figures.runner
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
