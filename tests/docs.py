@@ -22,9 +22,10 @@ _BLOCK = re.compile(r"^```console( emulator)?\n(.*?)^```$", re.MULTILINE | re.DO
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a document and the output printed below it."""
+    """One command of a document, as a line and as it is shown there, and the output printed below it."""
 
     line: str
+    shown: str
     output: str
 
 
@@ -36,10 +37,11 @@ def commands(text: str, *, emulator: bool | None = None) -> list[Command]:
             continue
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             line, _, output = part.partition("\n")
+            shown = line
             while line.endswith("\\"):
                 more, _, output = output.partition("\n")
-                line = f"{line[:-1].rstrip()} {more.removeprefix('>').strip()}"
-            found.append(Command(line, output.strip("\n")))
+                line, shown = f"{line[:-1].rstrip()} {more.removeprefix('>').strip()}", f"{shown}\n{more}"
+            found.append(Command(line, shown, output.strip("\n")))
     return found
 
 
@@ -67,9 +69,9 @@ def paste(document: Path, folder: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for command in commands(text):
         output = run(command.line, folder)
-        old = f"$ {command.line}\n" + (f"{command.output}\n" if command.output else "")
-        assert old in text, f"{document}: break the line of `{command.line}` differently"
-        text = text.replace(old, f"$ {command.line}\n" + (f"{output}\n" if output else ""), 1)
+        old = f"$ {command.shown}\n" + (f"{command.output}\n" if command.output else "")
+        assert old in text, f"{document}: `{command.line}` is shown in another way"
+        text = text.replace(old, f"$ {command.shown}\n" + (f"{output}\n" if output else ""), 1)
     document.write_text(text, encoding="utf-8")
 
 

@@ -50,6 +50,7 @@ def equalize(model: nn.Module, feeds: Sequence[Mapping[str, torch.Tensor]]) -> i
         feeds: calibration inputs by name.
 
     """
+    torch.set_num_threads(1)  # sums, and so the bytes of the artifact, must not depend on how many cores are free
     step = max(1, len(feeds) // _TEXTS)
     places = _places(model, feeds[0])
     names = [name for group in places for name in group]

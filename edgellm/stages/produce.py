@@ -114,7 +114,9 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
             "target": strict.plain(_lowering(plan)),
             "calibration": plan.calibration if fmt in SCHEMES[plan.scheme].equalized else (),
         }
-        key = key_of("lower", TOOLS[fmt], source=_identity(plan.source), **facts)
+        # What is tuned on texts depends on fp32 sums, as the reference does.
+        cpu = cpu_identity() if facts["calibration"] else ""
+        key = key_of("lower", TOOLS[fmt], source=_identity(plan.source), cpu=cpu, **facts)
         wanted[fmt] = (key, {"kind": "lower", "source": source, **facts})
     return wanted
 

@@ -7,6 +7,7 @@ works wherever it is put.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -184,7 +185,7 @@ def _built(recipe: _Recipe, version: str, report: Report | None) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
                 staged = Path(work, "out")
-                _run_cmake(recipe, version, sdk.json_headers(report), Path(work), staged, folder.with_suffix(".log"))
+                _run_cmake(recipe, version, sdk.json_headers(), Path(work), staged, folder.with_suffix(".log"))
                 _state_facts(recipe, version, compiler, staged)
                 staged.rename(folder)
     return folder
@@ -194,7 +195,8 @@ def _key(recipe: _Recipe, compiler: str, version: str) -> str:
     """Return a hash of everything a build is made from."""
     root = shipped("toolchains")
     digest = hashlib.sha256()
-    made_of = [recipe.toolchain, recipe.executorch_version, str(recipe.sysroot and recipe.sysroot.name), compiler]
+    headers = importlib.metadata.version("nlohmann-json")
+    made_of = [recipe.toolchain, recipe.executorch_version, str(recipe.sysroot and recipe.sysroot.name), compiler, headers]
     digest.update(json.dumps([*made_of, version, _output([recipe.cmake, "--version"])]).encode())
     sources = [root / f"{recipe.toolchain}.cmake", *(path for path in (root / "runner").rglob("*") if path.is_file())]
     for path in sorted([*sources, Path(__file__)]):

@@ -22,7 +22,6 @@ from edgellm.folders import cache_dir, shipped
 from edgellm.toolchain import downloads, packages
 from edgellm.toolchain.downloads import Download, Report
 
-_JSON_DEB = "nlohmann-json3-dev"
 _WHEEL_PARTS = ("executorch/include/", "executorch/lib/", "executorch/share/")
 
 
@@ -73,19 +72,21 @@ def executorch_arm64(report: Report | None = None) -> tuple[Path, str]:
     return _unpacked(f"executorch-{version}-aarch64", pinned, fill) / "executorch", version
 
 
-def json_headers(report: Report | None = None) -> Path:
-    """Return a folder with nlohmann/json.hpp.
+def json_headers() -> Path:
+    """Return the folder with nlohmann/json.hpp, from the package that carries it.
 
     Raises:
-        DeviceError: the network or the disk failed.
-        MissingDependencyError: this machine has no apt-get.
+        MissingDependencyError: it is not installed.
 
     """
-
-    def fill(target: Path) -> None:
-        _unpack_debs(downloads.fetch([_json_deb()], folder() / "downloads", report), target)
-
-    return _unpacked("json", _JSON_DEB, fill) / "usr" / "include"
+    spec = importlib.util.find_spec("nlohmann_json")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
+        raise MissingDependencyError(
+            "The runner reads JSON with nlohmann-json, which is not installed.",
+            hint="Install it with: pip install 'edgellm[native]'",
+        )
+    return Path(places[0]) / "include"
 
 
 def sysroot_arm64(report: Report | None = None) -> Path:
@@ -101,7 +102,7 @@ def sysroot_arm64(report: Report | None = None) -> Path:
 
     def fill(target: Path) -> None:
         # apt says which mirror this machine uses; the packages themselves are pinned, as its lists end with a release.
-        mirror = _json_deb().url.partition("/pool/")[0]
+        mirror = packages.debs(["libc6"], "arm64")[0].url.partition("/pool/")[0]
         wanted = [
             Download(path.rpartition("/")[2], f"{mirror}/{path}", digest, int(size)) for digest, size, path in rows
         ]
@@ -115,10 +116,6 @@ def sysroot_arm64(report: Report | None = None) -> Path:
         _make_links_relative(target)
 
     return _unpacked("sysroot-arm64", pins, fill)
-
-
-def _json_deb() -> Download:
-    return packages.debs([_JSON_DEB], packages.debian_arch(platform.machine()))[0]
 
 
 def _unpacked(name: str, made_of: str, fill: Callable[[Path], None]) -> Path:

@@ -105,7 +105,7 @@ def test_a_build_that_fails_says_why_and_keeps_the_log(tmp_path: Path, monkeypat
     (tmp_path / "bin/cmake").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(runner.sysconfig, "get_path", lambda name: str(tmp_path / "none"))
-    monkeypatch.setattr(sdk, "json_headers", lambda report: tmp_path)
+    monkeypatch.setattr(sdk, "json_headers", lambda: tmp_path)
     with pytest.raises(DeviceError, match=r"does not build: CMake Error: no luck All of it is in .*\.log"):
         runner.build_runner("linux-x86_64", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -132,7 +132,7 @@ def test_the_sysroot_comes_from_the_machine_s_own_mirror(tmp_path: Path, monkeyp
     asked: list[str] = []
 
     def debs(names: list[str], arch: str) -> list[Download]:
-        return [Download("nlohmann.deb", "https://mirror.example/debian/pool/main/n/x.deb", "0" * 64)]
+        return [Download("libc6.deb", "https://mirror.example/debian/pool/main/g/x.deb", "0" * 64)]
 
     def fetch(wanted: list[Download], folder: Path, report: object) -> list[Path]:
         asked.extend(item.url for item in wanted)
