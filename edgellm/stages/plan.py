@@ -75,6 +75,9 @@ def resolve(
         MissingDependencyError: a package is not installed.
 
     """
+    for option, value in (("MODEL", model), ("--out", out), ("--tokenizer", tokenizer)):
+        if value is not None and not str(value):
+            raise UsageError(f"{option} is empty.", hint="Leave it out, or name something.")
     aim = load_target(target)
     chosen = _formats(aim, formats)
     how = resolve_scheme(scheme or aim.scheme, chosen)

