@@ -99,7 +99,10 @@ def _package(name: str, wanted: str, extra: str, specifiers: type) -> Package:
 
 
 def _format(fmt: str) -> FormatHealth:
-    engine = engines.engine_version(fmt) if engines.installed_package(fmt) else None
+    try:
+        engine = engines.engine_version(fmt) if engines.installed_package(fmt) else None
+    except EdgellmError as error:  # what EDGELLM_RUNNER names does not run
+        engine = f"broken: {error}"
     missing = tuple(tool for tool in TOOLS[fmt] if _version(tool) is None)
     return FormatHealth(fmt, engine, not missing, missing)
 

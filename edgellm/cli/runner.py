@@ -31,6 +31,8 @@ def build(target: str, out: str, no_sysroot: bool, as_json: bool) -> None:
     from edgellm.toolchain.runner import build_runner, toolchain_names
 
     toolchain = target if target in toolchain_names() else load_target(target).toolchain
+    if not as_json:
+        click.echo(f"building for {toolchain}; what it is made from is downloaded once", err=True)
     done = build_runner(toolchain, Path(out), sysroot=not no_sysroot)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(done), "path": str(done.path)}, ensure_ascii=False))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
-from edgellm.errors import DeviceError, UsageError, from_wire
+from edgellm.errors import DeviceError, EdgellmError, UsageError, from_wire
 from edgellm.runtime.machine import machine, out_of_memory
 
 _SIGNAL_CAUSES = {
@@ -95,8 +95,14 @@ class WorkerClient:
 
         """
         self._doing = op
-        self.send(op, **fields)
-        return self.receive()
+        try:
+            self.send(op, **fields)
+            return self.receive()
+        except EdgellmError:
+            raise
+        except BaseException:
+            self._kill()  # its answer would be taken for the next request's
+            raise
 
     def send(self, op: str, **fields: object) -> None:
         """Send a request without waiting for its reply, to let workers open side by side."""

@@ -3,8 +3,8 @@
     python -m edgellm.runtime
 
 One request a line on standard input, one reply a line on what was standard output; whatever an engine prints there
-goes to standard error. The native runner speaks the same lines, but for `run` and `time` with an input: it has no
-tokenizer. Requests and replies:
+goes to standard error. The native runner speaks the same lines, but for `run` and `time` with an input, as it has no
+tokenizer, and also answers {"op": "usage"} with {"cpu_ms", "peak_rss_mb"}. Requests and replies:
 
     {"op": "open", "bundle": DIR, "artifact": ID, "threads": N}   -> {"engine", "load_ms", "machine"}
     {"op": "run", "input": RAW, "max_tokens": N|null}             -> {"feeds", "outputs", "value", "timing", "truncated"}
@@ -24,14 +24,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from edgellm.core.signature import Feeds
 from edgellm.errors import DeviceError, EdgellmError, InputError, UsageError, to_wire
 from edgellm.runtime import engines
 from edgellm.runtime.bundle import to_feeds, to_json
 from edgellm.runtime.machine import machine, out_of_memory
-from edgellm.runtime.session import Session, Timing
+from edgellm.runtime.session import Session
 from edgellm.tasks import load_task
 
 Request = dict[str, Any]
@@ -113,50 +114,63 @@ class Worker:
         return {"outputs": to_json(outputs), "timing": {"tokenize_ms": 0.0, "inference_ms": took}}
 
     def _time(self, request: Request) -> Reply:
-        """Time a block of runs. The clock runs here, so that the pipe is not part of any figure."""
-        one = self._one_run(request)
-        for _ in range(int(request.get("warmup", 0))):
-            one()
-        tokenize, inference = [], []
+        """Time a block of runs. The clock runs where the engine does, so that no pipe is part of any figure."""
+        remote = self.session.remote
+        warmup, runs = int(request.get("warmup", 0)), int(request["runs"])
+        if "feeds" in request and "input" in request:
+            raise UsageError("A time request has either feeds or an input.")
+        if "feeds" in request:
+            passes = [to_feeds(request["feeds"])]
+            return self._timed(passes, [0.0] * runs, warmup, runs)
+        if remote:
+            return self._timed_remotely(request["input"], request.get("max_tokens"), warmup, runs)
+        return self._timed_from_text(request["input"], request.get("max_tokens"), warmup, runs)
+
+    def _timed_from_text(self, text: object, limit: int | None, warmup: int, runs: int) -> Reply:
+        """Tokenize and infer in turns, as an app does."""
+        for _ in range(warmup):
+            self.session.run(text, max_tokens=limit)
         before = self.session.usage().cpu_ms
         tokens = 0
-        for _ in range(int(request["runs"])):
-            tokens, timing = one()
-            tokenize.append(timing.tokenize_ms)
-            inference.append(timing.inference_ms)
+        tokenize, inference = [], []
+        for _ in range(runs):
+            done = self.session.run(text, max_tokens=limit)
+            tokenize.append(done.timing.tokenize_ms)
+            inference.append(done.timing.inference_ms)
+            tokens = len(done.encodings[0].ids)
         after = self.session.usage()
-        # A process that only computes has tokenized nothing.
-        cpu_ms = after.cpu_ms - before - (0.0 if self.session.remote else sum(tokenize))
-        return {
-            "tokens": tokens,
-            "tokenize_ms": tokenize,
-            "inference_ms": inference,
-            "cpu_ms": max(cpu_ms, 0.0),
-            "peak_rss_mb": after.peak_rss_mb,
-        }
+        return _times(tokens, tokenize, inference, after.cpu_ms - before - sum(tokenize), after.peak_rss_mb)
 
-    def _one_run(self, request: Request) -> Callable[[], tuple[int, Timing]]:
-        """Return what runs a time request's feeds or text once: length in tokens, and the time it took."""
-        session = self.session
-        if "feeds" in request:
-            if "input" in request:
-                raise UsageError("A time request has either feeds or an input.")
-            feeds = to_feeds(request["feeds"])
+    def _timed_remotely(self, text: object, limit: int | None, warmup: int, runs: int) -> Reply:
+        """Tokenize here, and let the process that computes time itself."""
+        tokenize = []
+        passes: tuple[Feeds, ...] = ()
+        for number in range(max(runs, 1)):
+            start = time.perf_counter()
+            passes = self.session.encode(text, max_tokens=limit)[1]
+            if number < runs:
+                tokenize.append((time.perf_counter() - start) * 1e3)
+        return self._timed(passes, tokenize, warmup, runs)
 
-            def infer() -> tuple[int, Timing]:
-                start = time.perf_counter()
-                session.infer(feeds)
-                took = (time.perf_counter() - start) * 1e3
-                return next(iter(feeds.values())).shape[1], Timing(0.0, took)
+    def _timed(self, passes: Sequence[Feeds], tokenize: list[float], warmup: int, runs: int) -> Reply:
+        for feeds in passes:
+            self.session.time(feeds, runs=warmup)
+        before = self.session.usage().cpu_ms
+        times = [self.session.time(feeds, runs=runs) for feeds in passes]
+        after = self.session.usage()
+        inference = [sum(each) for each in zip(*times, strict=True)]
+        tokens = next(iter(passes[0].values())).shape[1]
+        return _times(tokens, tokenize, inference, after.cpu_ms - before, after.peak_rss_mb)
 
-            return infer
-        text, limit = request["input"], request.get("max_tokens")
 
-        def run() -> tuple[int, Timing]:
-            done = session.run(text, max_tokens=limit)
-            return len(done.encodings[0].ids), done.timing
-
-        return run
+def _times(tokens: int, tokenize: list[float], inference: list[float], cpu_ms: float, peak_rss_mb: float) -> Reply:
+    return {
+        "tokens": tokens,
+        "tokenize_ms": tokenize,
+        "inference_ms": inference,
+        "cpu_ms": max(cpu_ms, 0.0),
+        "peak_rss_mb": peak_rss_mb,
+    }
 
 
 def _starved(error: Exception) -> DeviceError | None:

@@ -74,6 +74,8 @@ class _Recipe:
     executorch: Path
     executorch_version: str
     sysroot: Path | None
+    headers: Path
+    headers_version: str
 
 
 def toolchain_names() -> list[str]:
@@ -108,6 +110,11 @@ def build_runner(
     return read_runner(out)
 
 
+def cached_runner(toolchain: str, report: Report | None = None) -> Path:
+    """Return the folder of a runner in the cache, built first if need be; nobody may change it. Raises as `build_runner`."""
+    return _built(_prepare(toolchain, True, report), _own_version(), report)
+
+
 def read_runner(folder: Path) -> RunnerBuild:
     """Return the facts about a built runner.
 
@@ -128,13 +135,16 @@ def _prepare(toolchain: str, sysroot: bool, report: Report | None) -> _Recipe:
     if toolchain == "android-arm64":
         _refuse_android()
     program = _cmake()
+    headers, headers_version = sdk.json_headers()
+    old: Path | None = None
     if toolchain == "linux-arm64":
         compiler = _compiler("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu")
         root, release = sdk.executorch_arm64(report)
-        return _Recipe(toolchain, program, compiler, root, release, sdk.sysroot_arm64(report) if sysroot else None)
-    compiler = _compiler("g++", "g++")
-    root, release = sdk.executorch_here()
-    return _Recipe(toolchain, program, compiler, root, release, None)
+        old = sdk.sysroot_arm64(report) if sysroot else None
+    else:
+        compiler = _compiler("g++", "g++")
+        root, release = sdk.executorch_here()
+    return _Recipe(toolchain, program, compiler, root, release, old, headers, headers_version)
 
 
 def _refuse_android() -> None:
@@ -144,12 +154,11 @@ def _refuse_android() -> None:
     ):
         raise MissingDependencyError(
             "Building for android-arm64 needs an Android NDK, and neither ANDROID_NDK nor ANDROID_NDK_HOME names one.",
-            hint="Install one and set ANDROID_NDK to its folder.",
+            hint="Install one and set ANDROID_NDK to its folder; the Android runner is tier 3, nothing of it was ever built.",
         )
     raise MissingDependencyError(
         "Building for android-arm64 needs ExecuTorch's libraries for Android, which no package holds.",
-        hint="Build ExecuTorch with the NDK, then call 'cmake --preset android-arm64' in toolchains/runner with its "
-        "folder as executorch_ROOT.",
+        hint="It is not supported yet: toolchains/android-arm64.cmake is where one would start.",
     )
 
 
@@ -185,7 +194,7 @@ def _built(recipe: _Recipe, version: str, report: Report | None) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
                 staged = Path(work, "out")
-                _run_cmake(recipe, version, sdk.json_headers(), Path(work), staged, folder.with_suffix(".log"))
+                _run_cmake(recipe, version, Path(work), staged, folder.with_suffix(".log"))
                 _state_facts(recipe, version, compiler, staged)
                 staged.rename(folder)
     return folder
@@ -195,8 +204,8 @@ def _key(recipe: _Recipe, compiler: str, version: str) -> str:
     """Return a hash of everything a build is made from."""
     root = shipped("toolchains")
     digest = hashlib.sha256()
-    headers = importlib.metadata.version("nlohmann-json")
-    made_of = [recipe.toolchain, recipe.executorch_version, str(recipe.sysroot and recipe.sysroot.name), compiler, headers]
+    made_of = [recipe.toolchain, recipe.executorch_version, str(recipe.sysroot and recipe.sysroot.name), compiler]
+    made_of.append(recipe.headers_version)
     digest.update(json.dumps([*made_of, version, _output([recipe.cmake, "--version"])]).encode())
     sources = [root / f"{recipe.toolchain}.cmake", *(path for path in (root / "runner").rglob("*") if path.is_file())]
     for path in sorted([*sources, Path(__file__)]):
@@ -204,7 +213,7 @@ def _key(recipe: _Recipe, compiler: str, version: str) -> str:
     return digest.hexdigest()[:24]
 
 
-def _run_cmake(recipe: _Recipe, version: str, json_headers: Path, work: Path, out: Path, log: Path) -> None:
+def _run_cmake(recipe: _Recipe, version: str, work: Path, out: Path, log: Path) -> None:
     source = shipped("toolchains")
     build = work / "build"
     ninja = shutil.which("ninja", path=sysconfig.get_path("scripts")) or shutil.which("ninja")
@@ -216,7 +225,7 @@ def _run_cmake(recipe: _Recipe, version: str, json_headers: Path, work: Path, ou
         "-DCMAKE_BUILD_TYPE=MinSizeRel",
         f"-DEDGELLM_VERSION={version}",
         f"-Dexecutorch_DIR={recipe.executorch / 'share' / 'cmake'}",
-        f"-DNLOHMANN_INCLUDE_DIR={json_headers}",
+        f"-DNLOHMANN_INCLUDE_DIR={recipe.headers}",
         *((f"-DEDGELLM_SYSROOT={recipe.sysroot}",) if recipe.sysroot else ()),
     ]  # fmt: skip
     steps: list[list[str]] = [
@@ -225,7 +234,11 @@ def _run_cmake(recipe: _Recipe, version: str, json_headers: Path, work: Path, ou
         [recipe.cmake, "--install", str(build), "--prefix", str(out), "--strip"],
     ]
     # Flags of the caller's own projects have no place in a build that is cached.
-    flags = ("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_GENERATOR", "CMAKE_TOOLCHAIN_FILE", "DESTDIR")
+    flags = (
+        "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_GENERATOR", "CMAKE_TOOLCHAIN_FILE", "DESTDIR", "CPATH",
+        "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "CMAKE_C_COMPILER_LAUNCHER",
+        "CMAKE_CXX_COMPILER_LAUNCHER",
+    )  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name not in flags}
     with log.open("w", encoding="utf-8") as file:
         for step in steps:
@@ -236,7 +249,8 @@ def _run_cmake(recipe: _Recipe, version: str, json_headers: Path, work: Path, ou
 
 def _first_error(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
+    # Not any "error": the compiler's command line, which comes first, holds -Werror.
+    errors = [line for line in lines if re.search(r"\berror: |CMake Error|undefined reference|cannot find -l", line)]
     return (errors or lines[-1:] or ["CMake said nothing"])[0][:300]
 
 
@@ -312,7 +326,6 @@ def _swap(new: Path, out: Path, old: Path) -> None:
 
 
 def _own_version() -> str:
-    import importlib.metadata
 
     return importlib.metadata.version("edgellm")
 

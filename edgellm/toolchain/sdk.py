@@ -72,8 +72,8 @@ def executorch_arm64(report: Report | None = None) -> tuple[Path, str]:
     return _unpacked(f"executorch-{version}-aarch64", pinned, fill) / "executorch", version
 
 
-def json_headers() -> Path:
-    """Return the folder with nlohmann/json.hpp, from the package that carries it.
+def json_headers() -> tuple[Path, str]:
+    """Return the folder with nlohmann/json.hpp, from the package that carries it, and its version.
 
     Raises:
         MissingDependencyError: it is not installed.
@@ -86,7 +86,7 @@ def json_headers() -> Path:
             "The runner reads JSON with nlohmann-json, which is not installed.",
             hint="Install it with: pip install 'edgellm[native]'",
         )
-    return Path(places[0]) / "include"
+    return Path(places[0]) / "include", importlib.metadata.version("nlohmann-json")
 
 
 def sysroot_arm64(report: Report | None = None) -> Path:

@@ -41,6 +41,10 @@ class RemoteEngine(Protocol):
     load_ms: float
     """Time that process took to open it."""
 
+    def time(self, feeds: Feeds, *, warmup: int, runs: int) -> list[float]:
+        """Return the milliseconds of each of `runs` forward passes, by that process's clock."""
+        ...
+
     def usage(self) -> Usage:
         """Return what that process has used so far."""
         ...

@@ -1,7 +1,7 @@
 """The native runner as the ExecuTorch engine: a process of its own, for devices on which torch does not import.
 
 EDGELLM_RUNNER names the program. It speaks the lines of `edgellm.runtime.worker`, takes ids, and checks the artifact's
-hash again itself. Times measured around it hold the pipe; the runner's own `bench` and `time` do not.
+hash again itself. The time of one answer holds the pipe; what a worker's `time` measures does not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from edgellm.core.manifest import Artifact
 from edgellm.core.signature import Feeds, Outputs
 from edgellm.errors import DeviceError
 from edgellm.runtime import engines
+from edgellm.runtime.bundle import to_json
 from edgellm.runtime.client import WorkerClient
 
 NAME = "edgellm-runner"
@@ -51,9 +52,14 @@ class NativeEngine:
 
     def run(self, feeds: Feeds) -> Outputs:
         """Return the outputs of one forward pass."""
-        reply = self._client.request("infer", feeds={name: array.tolist() for name, array in feeds.items()})
+        reply = self._client.request("infer", feeds=to_json(feeds))
         outputs = reply["outputs"]
         return {name: np.asarray(outputs[name], dtype=np.float32) for name in self._outputs}
+
+    def time(self, feeds: Feeds, *, warmup: int, runs: int) -> list[float]:
+        """Return the milliseconds of each run, by the runner's own clock: the pipe is not in them."""
+        reply = self._client.request("time", feeds=to_json(feeds), warmup=warmup, runs=runs)
+        return [float(each) for each in reply["inference_ms"]]
 
     def usage(self) -> engines.Usage:
         """Return what the runner's process has used so far."""

@@ -187,3 +187,15 @@ def test_cleanup_runs_once_when_the_worker_has_ended_or_does_not_start(tmp_path:
     with pytest.raises(DeviceError):
         WorkerClient([str(tmp_path / "none")], what="x", cleanup=lambda: cleaned.append("no start"))
     assert cleaned == ["ended", "no start"]
+
+
+def test_an_interrupted_request_leaves_no_answer_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys\nfor line in sys.stdin: print('{\"answer\": ' + line.strip() + '}', flush=True)"
+    with client(code) as worker:
+        assert worker.request("first")["answer"] == {"op": "first"}
+        with monkeypatch.context() as patch:
+            patch.setattr(worker, "receive", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                worker.request("second")
+        with pytest.raises(DeviceError):
+            worker.request("third")

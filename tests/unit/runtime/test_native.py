@@ -16,6 +16,7 @@ import pytest
 
 from edgellm.errors import BundleError, DeviceError, UsageError
 from edgellm.runtime import Bundle, Session, engines
+from edgellm.runtime.worker import Worker
 from tests.tiny import reseal, tiny_bundle
 
 SCRIPT = """#!{python}
@@ -29,6 +30,8 @@ for line in sys.stdin:
     print(json.dumps(request), file=asked, flush=True)
     if request["op"] == "open":
         reply = {opened}
+    elif request["op"] == "time":
+        reply = {{"inference_ms": [3.0] * request["runs"]}}
     elif request["op"] == "usage":
         reply = {{"cpu_ms": 12.5, "peak_rss_mb": 33.0}}
     else:
@@ -117,9 +120,26 @@ def test_no_torch_is_imported_and_the_worker_says_which_engine_it_is(
     opened, timed = (json.loads(line) for line in done.stdout.splitlines())
     assert opened["engine"] == "edgellm-runner 9.9 (executorch 1.5.1)"
     assert opened["load_ms"] == 7.0
-    assert (timed["tokens"], timed["tokenize_ms"], len(timed["inference_ms"])) == (2, [0.0, 0.0], 2)
-    assert timed["peak_rss_mb"] == 33.0  # the runner's, not the worker's
-    assert [request["op"] for request in fake.asked()] == ["open", "infer", "usage", "infer", "infer", "usage"]
+    # The runner's clock and memory, not the worker's: the pipe is in neither.
+    assert (timed["tokens"], timed["tokenize_ms"], timed["inference_ms"]) == (2, [0.0, 0.0], [3.0, 3.0])
+    assert timed["peak_rss_mb"] == 33.0
+    assert [(r["op"], r.get("runs")) for r in fake.asked()] == [
+        ("open", None), ("time", 1), ("usage", None), ("time", 2), ("usage", None),
+    ]  # fmt: skip
+
+
+def test_a_text_is_tokenized_here_and_timed_there(
+    bundle: Bundle, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(tmp_path, width)
+    monkeypatch.setenv("EDGELLM_RUNNER", str(fake.path))
+    worker = Worker()
+    worker.reply(json.dumps({"op": "open", "bundle": str(bundle.path), "artifact": "executorch"}))
+    timed = worker.reply(json.dumps({"op": "time", "input": "The kettle is on.", "max_tokens": 4, "runs": 3}))
+    assert timed["inference_ms"] == [3.0] * 3
+    assert len(timed["tokenize_ms"]) == 3  # type: ignore[arg-type]
+    assert min(timed["tokenize_ms"]) > 0  # type: ignore[call-overload]
+    assert timed["tokens"] == 4
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "not executable"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import threading
@@ -105,11 +106,32 @@ def test_a_build_that_fails_says_why_and_keeps_the_log(tmp_path: Path, monkeypat
     (tmp_path / "bin/cmake").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(runner.sysconfig, "get_path", lambda name: str(tmp_path / "none"))
-    monkeypatch.setattr(sdk, "json_headers", lambda: tmp_path)
+    monkeypatch.setattr(sdk, "json_headers", lambda: (tmp_path, "3"))
     with pytest.raises(DeviceError, match=r"does not build: CMake Error: no luck All of it is in .*\.log"):
         runner.build_runner("linux-x86_64", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert [path.suffix for path in (tmp_path / "cache/runner/builds").iterdir() if path.name[0] != "."] == [".log"]
+
+
+def test_a_compiler_error_is_found_behind_the_command_line_that_ninja_prints(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(
+        "[1/9] Building CXX object x.o\nFAILED: x.o\n/usr/bin/g++ -Wall -Wextra -Werror -o x.o -c x.cpp\n"
+        "x.cpp:7:1: error: 'nothing' was not declared in this scope\nninja: build stopped\n"
+    )
+    assert runner._first_error(tmp_path / "log") == "x.cpp:7:1: error: 'nothing' was not declared in this scope"
+
+
+def test_without_the_json_headers_the_package_is_named_before_anything_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGELLM_CACHE", str(tmp_path / "cache"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "nlohmann_json" else found(name, *rest)
+    )
+    monkeypatch.setattr(sdk, "executorch_arm64", lambda report: pytest.fail("downloaded"))
+    with pytest.raises(MissingDependencyError, match=r"nlohmann-json, which is not installed\. .*edgellm\[native\]"):
+        runner.build_runner("linux-arm64", tmp_path / "out")
 
 
 def test_the_pins_name_one_release_each() -> None:
