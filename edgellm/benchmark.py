@@ -114,7 +114,7 @@ def choose(bundles: Sequence[Bundle], formats: Sequence[str]) -> list[tuple[Bund
     pairs = [
         (bundle, artifact)
         for bundle in bundles
-        for artifact in ([bundle.artifact(fmt) for fmt in dict.fromkeys(formats)] or bundle.manifest.artifacts)
+        for artifact in {a.id: a for a in map(bundle.artifact, formats)}.values() or bundle.manifest.artifacts
     ]
     ids = [artifact.id for _, artifact in pairs]
     twice = sorted({name for name in ids if ids.count(name) > 1})

@@ -7,8 +7,8 @@ between a long and a short block of runs leaves reading, answering and everythin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from edgellm.benchmark import Text, choose, lengths_of
 from edgellm.core.instructions import InstructionCount
@@ -16,10 +16,11 @@ from edgellm.core.manifest import Artifact
 from edgellm.device import Device
 from edgellm.errors import UsageError
 from edgellm.runtime.bundle import Bundle, to_json
-from edgellm.runtime.machine import cores
+from edgellm.runtime.client import WorkerClient
+from edgellm.stages.side_by_side import Watch, side_by_side
 
 DEFAULT_RUNS = 2
-_WARMUP = 2
+_WARMUP = 3
 """Engines pack weights and choose kernels in the first run, and settle their memory in the second."""
 
 
@@ -70,26 +71,40 @@ def count(
     for bundle in bundles:
         bundle.use_all()
 
-    def one(device: Device, bundle: Bundle, artifact: Artifact) -> tuple[str, list[int]]:
-        return _count(device, bundle, artifact, lengths, runs)
+    for device in devices:
+        device.check([artifact.format for _, artifact in pairs], counting=True)
+    remote = {(d.name, id(b)): d.push(b.path) for d in devices for b in bundles}
+
+    def one(watch: Watch, device: Device, bundle: Bundle, artifact: Artifact) -> tuple[str, list[int]]:
+        with watch(device.start(artifact.format, counting=True)) as worker:
+            return _count(worker, remote[device.name, id(bundle)], bundle, artifact, lengths, runs)
 
     work = [(device, bundle, artifact) for device in devices for bundle, artifact in pairs]
-    with ThreadPoolExecutor(max_workers=cores()) as pool:
-        futures = [pool.submit(one, *item) for item in work]
-        try:
-            done = [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    done = side_by_side([partial(one, device=d, bundle=b, artifact=a) for d, b, a in work])
+    full = {
+        (device.name, bundle.manifest.model.source_sha256, artifact.format, length): number
+        for (device, bundle, artifact), (_, counts) in zip(work, done, strict=True)
+        for length, number in zip(lengths, counts, strict=True)
+        if artifact.scheme == "fp32"
+    }
     engines: dict[str, dict[str, str]] = {}
     records = []
-    for (device, _, artifact), (engine, counts) in zip(work, done, strict=True):
+    for (device, bundle, artifact), (engine, counts) in zip(work, done, strict=True):
         engines.setdefault(device.name, {})[artifact.id] = engine
-        cpu = device.name.partition(":")[2]
-        records += [
-            InstructionCount(artifact.id, artifact.format, artifact.scheme, length, cpu, number)
-            for length, number in zip(lengths, counts, strict=True)
-        ]
+        for length, number in zip(lengths, counts, strict=True):
+            base = full.get((device.name, bundle.manifest.model.source_sha256, artifact.format, length))
+            share = None if base is None or artifact.scheme == "fp32" else round(number / base, 4)
+            records.append(
+                InstructionCount(
+                    artifact.id,
+                    artifact.format,
+                    artifact.scheme,
+                    length,
+                    device.cpu,
+                    instructions=number,
+                    of_fp32=share,
+                )
+            )
     return Counted(engines, tuple(records))
 
 
@@ -109,20 +124,20 @@ def ensure_one_kind(devices: Sequence[Device]) -> None:
 
 
 def _count(
-    device: Device, bundle: Bundle, artifact: Artifact, lengths: Sequence[int], runs: int
+    worker: WorkerClient, path: str, bundle: Bundle, artifact: Artifact, lengths: Sequence[int], runs: int
 ) -> tuple[str, list[int]]:
     """Return the engine, and instructions per inference at each length."""
     text = Text(bundle)
     counts = []
-    with device.start(artifact.format, counting=True) as worker:
-        opened = worker.request("open", bundle=device.push(bundle.path), artifact=artifact.id, threads=1)
-        for length in lengths:
-            feeds = to_json(text.feeds(length, artifact.signature))
-            worker.request("time", feeds=feeds, warmup=_WARMUP, runs=1)
-            marks = [worker.instructions()]
-            for block in (1, 1 + runs):
-                worker.request("time", feeds=feeds, warmup=0, runs=block)
-                marks.append(worker.instructions())
-            short, long = marks[1] - marks[0], marks[2] - marks[1]
-            counts.append(round((long - short) / runs))
+    opened = worker.request("open", bundle=path, artifact=artifact.id, threads=1)
+    for length in lengths:
+        feeds = to_json(text.feeds(length, artifact.signature))
+        for _ in range(_WARMUP):  # one request each, as a request has a time limit
+            worker.request("time", feeds=feeds, warmup=0, runs=1)
+        marks = [worker.instructions()]
+        for block in (1, 1 + runs):
+            worker.request("time", feeds=feeds, warmup=0, runs=block)
+            marks.append(worker.instructions())
+        short, long = marks[1] - marks[0], marks[2] - marks[1]
+        counts.append(round((long - short) / runs))
     return str(opened["engine"]), counts

@@ -17,7 +17,7 @@ def shipped(name: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder: EDGELLM_CACHE, or the platform's. It may not exist yet.
+    """Return the user's cache folder, absolute: EDGELLM_CACHE, or the platform's. It may not exist yet.
 
     Raises:
         MissingDependencyError: platformdirs or filelock is not installed.
@@ -31,4 +31,4 @@ def cache_dir() -> Path:
             f"This needs {error.name}.", hint="Install it with: pip install 'edgellm[build]'"
         ) from None
     chosen = os.environ.get("EDGELLM_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("edgellm"))
+    return Path(chosen or platformdirs.user_cache_dir("edgellm")).expanduser().absolute()

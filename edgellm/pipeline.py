@@ -22,7 +22,7 @@ from edgellm.stages.package import publish
 from edgellm.stages.plan import Plan, resolve
 from edgellm.stages.produce import Progress, Report, produce
 from edgellm.stages.report import write_verification
-from edgellm.stages.verify import Verification, verify_bundle
+from edgellm.stages.verify import Verification, verify_on
 
 
 @dataclass(frozen=True)
@@ -129,16 +129,27 @@ def build_timed(
         entries = produce(plan, store, work, log, report)
         with _stage("gate", report):
             folder = gate(plan, entries, store, work)
-        verified = []
-        for device in devices:
-            with _stage(f"gate {device.name}", report):
-                verified.append(verify_bundle(Bundle.open(folder), device))
-                judge_device(verified[-1], plan.min_agreement)
+        verified: tuple[Verification, ...] = ()
+        if devices:
+            with _stage("gate on devices", report):
+                verified = verify_on(Bundle.open(folder), devices)
+                for verification in verified:
+                    judge_device(verification, plan.min_agreement)
         with _stage("package", report):
             bundle = publish(folder, plan.out)
-            for verification in verified:
-                write_verification(bundle, verification)
-    return Built(bundle, seconds, tuple(verified))
+        for verification in verified:
+            _keep(bundle, verification)
+    return Built(bundle, seconds, verified)
+
+
+def _keep(bundle: Bundle, verification: Verification) -> None:
+    try:
+        write_verification(bundle, verification)
+    except OSError as error:
+        raise DeviceError(
+            f"The bundle is finished in {bundle.path}, but the report about {verification.device} could not be kept: "
+            f"{error.strerror or error}."
+        ) from None
 
 
 def _devices(plan: Plan) -> list[Device]:

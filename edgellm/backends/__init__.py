@@ -50,6 +50,7 @@ class Lowered:
         session_options: for the engine.
         partitions, delegated_ops, total_ops: as in the manifest.
         contents: where the bytes are.
+        notes: what could not be done, for the user.
 
     """
 
@@ -60,6 +61,7 @@ class Lowered:
     delegated_ops: int | None
     total_ops: int | None
     contents: tuple[BytesOf, ...]
+    notes: tuple[str, ...] = ()
 
 
 MIN_TOKENS = 4

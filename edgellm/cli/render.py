@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from edgellm.abi import KINDS, Examination
 from edgellm.benchmark import Benchmark
-from edgellm.core.instructions import InstructionCount
 from edgellm.core.manifest import Manifest
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
@@ -85,20 +84,21 @@ def benched(result: Benchmark) -> str:
 
 
 def counted(result: Counted) -> str:
-    """Return the table of instruction counts; of artifacts that differ in the scheme alone, what each takes of fp32."""
-    base = {(r.cpu, r.format, r.tokens): r.instructions for r in result.records if r.scheme == "fp32"}
+    """Return the table of instruction counts; beside an fp32 artifact, what each takes of it."""
     rows = [
-        (r.cpu, r.format, r.scheme, r.tokens, f"{r.instructions / 1e6:,.2f}", _share(r, base))
+        (
+            r.cpu,
+            r.format,
+            r.scheme,
+            r.tokens,
+            f"{r.instructions / 1e6:,.2f}",
+            "" if r.of_fp32 is None else f"{r.of_fp32:.3f}",
+        )
         for r in sorted(result.records, key=lambda r: (r.cpu, r.tokens, r.format, r.scheme))
     ]
     engines = ", ".join(sorted({name for each in result.engines.values() for name in each.values()}))
     table = columns(("cpu", "format", "scheme", "tokens", "M instructions", "of fp32"), rows, left=3)
     return f"{table}\n\nMillions of Arm instructions of one inference, warm, one thread, emulated; {engines}."
-
-
-def _share(record: InstructionCount, base: dict[tuple[str, str, int], int]) -> str:
-    full = base.get((record.cpu, record.format, record.tokens))
-    return "" if full is None or record.scheme == "fp32" else f"{record.instructions / full:.3f}"
 
 
 def inspected(manifest: Manifest, target: Target | None) -> str:

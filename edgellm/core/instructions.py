@@ -18,6 +18,7 @@ class InstructionCount:
         tokens: length of the text, special tokens included.
         cpu: the emulated CPU model.
         instructions: Arm instructions of one inference, warm, on one thread.
+        of_fp32: what that is of the fp32 artifact of the same model and format, where one was counted beside it.
 
     """
 
@@ -27,3 +28,4 @@ class InstructionCount:
     tokens: int
     cpu: str
     instructions: int
+    of_fp32: float | None = None

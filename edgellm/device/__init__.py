@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from edgellm import plugins
-from edgellm.errors import MissingDependencyError, unknown
+from edgellm.errors import EdgellmError, unknown
 from edgellm.runtime.client import WorkerClient
 
 
@@ -26,12 +26,18 @@ class Device(Protocol):
     emulated: bool
     """Whether times measured on it mean nothing."""
 
-    def check(self, formats: Sequence[str]) -> None:
-        """See that artifacts of these formats can run there, before anything slow begins.
+    @property
+    def cpu(self) -> str:
+        """What it computes with: a CPU's name."""
+        ...
+
+    def check(self, formats: Sequence[str], *, counting: bool = False) -> None:
+        """See that artifacts of these formats can run there, and be counted, before anything slow begins.
 
         Raises:
-            UsageError: a format is unknown.
-            MissingDependencyError: what runs one is missing.
+            UsageError: a format is unknown, or the device does not count.
+            MissingDependencyError: what runs one, or counts, is missing.
+            DeviceError: what is built for it does not build.
 
         """
         ...
@@ -58,7 +64,7 @@ class DeviceInfo:
         description: what it is.
         emulated: whether it has an instruction count instead of a latency.
         ready: whether workers can start on it now.
-        hint: what makes it ready; empty if it is.
+        hint: what makes it ready, or why nothing does on this machine; empty if it is.
 
     """
 
@@ -112,7 +118,7 @@ def devices() -> list[DeviceInfo]:
     for kind in sorted(device_kinds(), key=lambda kind: (kind != "host", kind)):
         try:
             found += _module(kind).units()
-        except MissingDependencyError as error:
+        except EdgellmError as error:
             found.append(DeviceInfo(kind, str(error.args[0]), emulated=False, ready=False, hint=error.hint))
     return found
 

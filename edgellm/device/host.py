@@ -20,14 +20,21 @@ class Host:
     name = "host"
     emulated = False
 
-    def check(self, formats: Sequence[str]) -> None:
+    @property
+    def cpu(self) -> str:
+        """The machine's CPU, as its kernel names it."""
+        return machine().cpu
+
+    def check(self, formats: Sequence[str], *, counting: bool = False) -> None:
         """See that the engine of each format is installed.
 
         Raises:
-            UsageError: a format has no engine.
+            UsageError: a format has no engine, or counting was asked for.
             MissingDependencyError: one is not installed.
 
         """
+        if counting:
+            raise _does_not_count()
         for fmt in formats:
             engines.require(fmt)
 
@@ -52,10 +59,7 @@ class Host:
 
         """
         if counting:
-            raise UsageError(
-                "The host does not count instructions: a real device has a latency, which bench measures.",
-                hint="Count on an emulated one: --device emulator:cortex-a72.",
-            )
+            raise _does_not_count()
         # -P keeps the current folder off the module path: a stray numpy.py there must not be imported.
         return WorkerClient([sys.executable, "-P", "-m", "edgellm.runtime"], what="the host", group=True)
 
@@ -71,6 +75,13 @@ def units() -> list[DeviceInfo]:
     """Return the host."""
     here = machine()
     return [DeviceInfo("host", f"this machine: {here.cpu}, {here.arch}", emulated=False, ready=True)]
+
+
+def _does_not_count() -> UsageError:
+    return UsageError(
+        "The host does not count instructions: a real device has a latency, which bench measures.",
+        hint="Count on an emulated one: --device emulator:cortex-a72.",
+    )
 
 
 def copy(source: Path, target: Path, device: str) -> None:

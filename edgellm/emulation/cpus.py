@@ -1,6 +1,10 @@
 """CPU models that the emulator stands in for, each with the /proc/cpuinfo that Linux shows on it.
 
 ONNX Runtime and LiteRT choose kernels by the part number and the features there; the host's own would crash them.
+
+What qemu does not imitate: its cortex-a53 and cortex-a72 execute the cryptographic instructions (AES, PMULL, SHA-1,
+SHA-2), and its HWCAP says so, while the chips of a Raspberry Pi 3 and 4 lack them. Code that uses those runs here and
+dies there. Only /proc/cpuinfo tells the truth about them.
 """
 
 from __future__ import annotations
@@ -66,7 +70,7 @@ CPUS = {
         ),
     )
 }
-"""By name. The boards' chips of the first two lack the cryptographic extensions."""
+"""By name. The chips of the first two boards lack the cryptographic extensions, which qemu gives them (see above)."""
 
 
 def cpu_model(name: str) -> Cpu:

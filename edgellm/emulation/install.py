@@ -64,7 +64,7 @@ def install(progress: Progress, cpus: Sequence[str] = ()) -> Installed:
     except MissingDependencyError as error:
         missing.append(f"bench on emulated CPUs: {error}")
     try:
-        progress.step("building the native runner for ExecuTorch")
+        progress.step("checking the native runner for ExecuTorch, and building it if need be")
         native_runner(report)
     except MissingDependencyError as error:
         missing.append(f"ExecuTorch: {error}")

@@ -5,14 +5,18 @@
     <cache>/emulation/<key>/site/         the wheels
     <cache>/emulation/<key>/cpus/<name>/  a system root per CPU model: links to base, and the files that describe a CPU
     <cache>/emulation/<key>/complete.json what all that was made of
+    <cache>/emulation/work/               a folder per worker, while it runs
 
 The key is a hash of what is asked for, the folder appears whole or not at all, and two that set up at once take turns.
 Nothing needs root, neither here nor when something runs: qemu-user runs one process, and looks under a prefix for every
 file that exists there (its -L).
+
+A setup removes what nobody used for 30 days: folders of other keys, and what killed workers left (`leftovers`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,12 +28,13 @@ from pathlib import Path
 from typing import Protocol
 
 from edgellm.emulation.cpus import CPUS, Cpu, cpu_model
+from edgellm.emulation.leftovers import tidy
 from edgellm.emulation.push import compile_tree
-from edgellm.emulation.unpack import unpack_deb, unpack_wheel
-from edgellm.errors import DeviceError, MissingDependencyError
+from edgellm.errors import DeviceError, EdgellmError, MissingDependencyError
 from edgellm.folders import cache_dir, shipped
 from edgellm.toolchain.downloads import Download, fetch
 from edgellm.toolchain.packages import debian_arch, debs, wheels
+from edgellm.toolchain.unpack import unpack_deb, unpack_wheel
 
 SETUP_COMMAND = "edgellm device setup emulator"
 GUEST = (
@@ -47,6 +52,8 @@ QEMU = (
 TRIAL_S = 300.0
 """Seconds that the first emulated import of everything may take."""
 
+_QEMU_VERSION = "7.2"
+"""Whose plugins the counter is written for; other builds of Debian's have none."""
 _MODULES = ("numpy", "tokenizers", "onnxruntime", "ai_edge_litert.interpreter")
 _LAYOUT = 1
 _MARKER = "complete.json"
@@ -89,34 +96,53 @@ class Emulation:
 
     def qemu(self, cpu: Cpu, options: list[str] | None = None) -> list[str]:
         """Return the beginning of a command line that runs an aarch64 program on a CPU model."""
+        return [*self.qemu_program(), "-cpu", cpu.name, "-L", str(self.sysroot(cpu)), *(options or ())]
+
+    def qemu_program(self) -> list[str]:
+        """Return the command line that starts qemu itself."""
         root = self.folder / "qemu"
         loader = root / _LOADERS[_host_arch()]
         libraries = f"{loader.parent}:{root / 'usr' / loader.parent.relative_to(root)}"
-        return [
-            str(loader), "--library-path", libraries, str(root / "usr/bin/qemu-aarch64"),
-            "-cpu", cpu.name, "-L", str(self.sysroot(cpu)), *(options or ()),
-        ]  # fmt: skip
+        return [str(loader), "--library-path", libraries, str(root / "usr/bin/qemu-aarch64")]
 
 
 def ready() -> Emulation | None:
-    """Return the emulator if it is set up; cheap, and without the network."""
-    folder = _folder()
+    """Return the emulator if it is set up; cheap, and without the network. None as well where it can't run."""
+    try:
+        folder = _folder()
+    except EdgellmError:
+        return None
     emulation = Emulation(folder)
     needed = [folder / _MARKER, folder / "qemu/usr/bin/qemu-aarch64", emulation.site / "numpy"]
     needed += [emulation.sysroot(cpu) / "proc/cpuinfo" for cpu in CPUS.values()]
     return emulation if all(path.exists() for path in needed) else None
 
 
+def lacking() -> str:
+    """Return what makes the emulator ready, or why nothing does on this machine; empty if it is ready."""
+    if ready():
+        return ""
+    try:
+        _folder()
+    except EdgellmError as error:
+        return str(error)
+    return SETUP_COMMAND
+
+
 def require() -> Emulation:
-    """Return the emulator.
+    """Return the emulator, and note that it is used.
 
     Raises:
         MissingDependencyError: it is not set up; the hint is the command that does it.
+        DeviceError: it can't run on this machine.
 
     """
     found = ready()
     if found is None:
+        _folder()
         raise MissingDependencyError("The emulator is not set up.", hint=f"Set it up with: {SETUP_COMMAND}")
+    with contextlib.suppress(OSError):
+        os.utime(found.folder)
     return found
 
 
@@ -141,6 +167,7 @@ def setup(progress: Progress, cpus: Sequence[str] = ()) -> int | None:
     chosen = [cpu_model(name) for name in dict.fromkeys(cpus)]
     folder = _folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    tidy(folder)
     with FileLock(folder.with_suffix(".lock")):
         if found := ready():
             _try_out(found, chosen, progress)
@@ -224,22 +251,39 @@ def _try_out(emulation: Emulation, cpus: Sequence[Cpu], progress: Progress) -> N
     """Import what workers import, so that packages that don't fit each other never become a finished emulator.
 
     Raises:
-        DeviceError: something does not import.
+        DeviceError: something does not import, or qemu is another version than the counter is for.
 
     """
+    said = _try([*emulation.qemu_program(), "--version"], "qemu")
+    if not said.stdout.startswith(f"qemu-aarch64 version {_QEMU_VERSION}."):
+        raise DeviceError(
+            f"The emulator wants qemu {_QEMU_VERSION}, and apt gave another: "
+            f"{(said.stdout or said.stderr).strip().partition(chr(10))[0] or 'it says nothing'}.",
+            hint="See that apt's sources are Debian 12's and no preferences prefer another release, remove "
+            f"{emulation.folder} and run it again.",
+        )
     for cpu in cpus:
         progress.step(f"trying it out on {cpu.name}")
         program = [emulation.python(cpu), "-S", "-c", f"import {', '.join(_MODULES)}"]
-        done = subprocess.run(
-            emulation.qemu(cpu) + program,
-            env={"PYTHONPATH": str(emulation.site)}, capture_output=True, text=True, check=False, timeout=TRIAL_S,
-        )  # fmt: skip
+        done = _try(emulation.qemu(cpu) + program, f"its Python on {cpu.name}", PYTHONPATH=str(emulation.site))
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
             raise DeviceError(
                 f"The emulator's Python on {cpu.name} does not import what workers need: {lines[-1]}.",
                 hint="See that apt's sources are Debian 12's, of one age.",
             )
+
+
+def _try(command: list[str], what: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", check=False, timeout=TRIAL_S
+        )
+    except subprocess.TimeoutExpired:
+        raise DeviceError(
+            f"The emulator does not work: {what} did not end in {TRIAL_S:g} s.",
+            hint="Run it again when the machine has less to do.",
+        ) from None
 
 
 def _make_sysroot(root: Path, cpu: Cpu) -> None:

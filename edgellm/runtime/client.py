@@ -27,6 +27,32 @@ _SIGNAL_CAUSES = {
 
 _OUT_OF_MEMORY = "it ran out of memory"
 
+TIMEOUT = "EDGELLM_DEVICE_TIMEOUT"
+"""Environment variable: seconds that one request to any worker may take."""
+TIMEOUT_S = 600.0
+"""Without it."""
+END_S = 10.0
+"""Seconds that a worker may take to end after it closed its output."""
+
+
+def request_limit(default: float = TIMEOUT_S) -> float:
+    """Return the seconds that a request may take: what EDGELLM_DEVICE_TIMEOUT says, or `default`.
+
+    Raises:
+        UsageError: it is no number of seconds.
+
+    """
+    said = os.environ.get(TIMEOUT, "")
+    if not said:
+        return default
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:  # which refuses nan as well
+        raise UsageError(f"{TIMEOUT} is {said!r}; it is a number of seconds above 0.")
+    return seconds
+
 
 class WorkerClient:
     """A running worker process that speaks the lines of `edgellm.runtime.worker`."""
@@ -37,7 +63,7 @@ class WorkerClient:
         *,
         what: str,
         env: dict[str, str] | None = None,
-        timeout: float = 600,
+        timeout: float | None = None,
         group: bool = False,
         cpu: str | None = None,
         counter: Callable[[], int] | None = None,
@@ -49,7 +75,7 @@ class WorkerClient:
             command: the worker's command line.
             what: name of the device, for messages.
             env: its environment; the parent's if left out.
-            timeout: seconds after which a request without an answer has failed.
+            timeout: seconds after which a request without an answer has failed; `request_limit()` if left out.
             group: whether it leads a process group of its own, so that what it starts is killed with it.
             cpu: what the device computes with, for messages; this machine's CPU if left out.
             counter: reads how many instructions the worker has executed, where the device counts them.
@@ -61,7 +87,7 @@ class WorkerClient:
         self._cpu = cpu
         self._counter = counter
         self._cleanup = cleanup
-        self.timeout = timeout
+        self.timeout = request_limit() if timeout is None else timeout
         self._doing = "starting"
         # An unnamed file, not a pipe: nobody has to drain it, and it vanishes with the process.
         self._stderr: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
@@ -81,10 +107,12 @@ class WorkerClient:
             self._clean_up()
             raise DeviceError(f"No worker starts on {what}: {command[0]}: {error.strerror}.") from None
 
-        # A thread reads, because a pipe has no read with a deadline.
+        # Threads read and write, because a pipe has no read or write with a deadline.
         self._lines: queue.Queue[str] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._requests: queue.Queue[str | None] = queue.Queue()
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._read, self._write)]
+        for thread in self._threads:
+            thread.start()
 
     def request(self, op: str, **fields: object) -> dict[str, Any]:
         """Send one request and return its reply.
@@ -105,13 +133,13 @@ class WorkerClient:
             raise
 
     def send(self, op: str, **fields: object) -> None:
-        """Send a request without waiting for its reply, to let workers open side by side."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"op": op, **fields}) + "\n")
-            self._process.stdin.flush()
-        except (BrokenPipeError, OSError):
-            raise self._died() from None
+        """Send a request without waiting for its reply, to let workers open side by side.
+
+        Returns at once, whether or not the worker reads: `receive` has the limit for both.
+        """
+        if self._process.poll() is not None:
+            raise self._died()
+        self._requests.put(json.dumps({"op": op, **fields}) + "\n")
 
     def receive(self) -> dict[str, Any]:
         """Return the reply to the oldest unanswered request; raises like `request`."""
@@ -120,7 +148,8 @@ class WorkerClient:
         except queue.Empty:
             self._kill()
             raise DeviceError(
-                f"The worker on {self._what} gave no answer to '{self._doing}' in {self.timeout:g} s."
+                f"The worker on {self._what} gave no answer to '{self._doing}' in {self.timeout:g} s.",
+                hint=f"If it is only slow, give it more seconds in {TIMEOUT}.",
             ) from None
         if not line.endswith("\n"):
             raise self._died()
@@ -145,16 +174,19 @@ class WorkerClient:
             raise UsageError(f"The worker on {self._what} does not count instructions.")
         return self._counter()
 
+    def kill(self) -> None:
+        """End the worker at once; a request that waits for it fails. Any thread may call it."""
+        self._kill()
+
     def close(self) -> None:
         """End the worker."""
-        if self._process.stdin and not self._process.stdin.closed:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+        self._requests.put(None)
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=END_S)
         except subprocess.TimeoutExpired:
             self._kill()
-        self._reader.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=END_S)
         if self._process.stdout:
             self._process.stdout.close()
         self._stderr.close()
@@ -189,11 +221,28 @@ class WorkerClient:
             self._lines.put(line)
         self._lines.put("")
 
+    def _write(self) -> None:
+        """Write requests until there are no more, or nobody reads them; the reader notices a worker that ended."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError), self._process.stdin as stdin:
+            while (line := self._requests.get()) is not None:
+                stdin.write(line)
+                stdin.flush()
+
     def _died(self) -> DeviceError:
-        code = self._process.wait()
+        code: int | None
+        try:
+            code = self._process.wait(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            code = None
+            self._kill()
         self._stderr.seek(0)
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         last = f" Its last words: {lines[-1][:300]}" if lines else ""
+        if code is None:
+            return DeviceError(
+                f"The worker on {self._what} closed its output and did not end at '{self._doing}'; it was killed.{last}"
+            )
         starved = out_of_memory(" ".join(lines[-20:]))
         if code < 0:
             name = signal_name(-code)

@@ -36,7 +36,7 @@ class Machine:
     Attributes:
         cpu: model name, or the part number where the kernel gives no name.
         arch: as `uname -m`.
-        cores: logical cores this process may use.
+        cores: logical cores this process may use; under an emulator those of the CPU model.
         features: instruction set extensions that int8 kernels use.
         governor: frequency governor of the first core; None where there is none to read, and under an emulator.
         load: load average of the last minute at the time of asking; None where unknown, and under an emulator.
@@ -88,7 +88,14 @@ def cpu_identity() -> str:
 
 
 def cores() -> int:
-    """Return how many logical cores this process may use."""
+    """Return how many logical cores this process may use; under an emulator, how many its CPU model has.
+
+    The emulator shows a /proc/cpuinfo of its own, but the host's affinity.
+    """
+    if os.environ.get(EMULATED) == "1":
+        lines = (_read("/proc/cpuinfo") or "").splitlines()
+        if shown := sum(line.partition(":")[0].strip() == "processor" for line in lines):
+            return shown
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

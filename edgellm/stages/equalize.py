@@ -10,6 +10,7 @@ After SmoothQuant (Xiao et al. 2023), https://arxiv.org/abs/2211.10438, equation
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -19,55 +20,55 @@ STRENGTHS = (0.5, 0.6, 0.7, 0.8)
 """Candidates for alpha: how much of the outlier moves into the weights."""
 
 _TEXTS = 24
-"""Texts on which a strength is chosen; channel maxima are taken over all."""
+"""Texts at most on which a strength is chosen; channel maxima are taken over all."""
+
+_ROWS = 64
+"""Tokens at most of each of those, which bounds the memory that inputs are kept in."""
 
 
 _WORTH = 0.35
 """The squared error has to fall to this part of what it was, or the multiplication is not worth its time."""
 
+INVERSE = "equalized_by"
+"""Name of the buffer with what a linear's input channels are multiplied by."""
+
 Note = Callable[[str, torch.Tensor], None]
 """Takes the name of a linear and its input [..., in]."""
 
 
-class Equalized(nn.Module):
-    """A linear whose input channels are divided by what its weights were multiplied with."""
-
-    def __init__(self, linear: nn.Linear, inverse: torch.Tensor) -> None:
-        super().__init__()
-        self.linear = linear
-        self.register_buffer("inverse", inverse)
-
-    def forward(self, value: torch.Tensor) -> torch.Tensor:
-        """Return linear(value * inverse)."""
-        return self.linear(value * self.inverse)
-
-
 def equalize(model: nn.Module, feeds: Sequence[Mapping[str, torch.Tensor]]) -> int:
     """Equalize the inputs of a model's linears in place, and return at how many places that lowers the error.
+
+    A linear stays the module it is, for models that read its weight themselves: what divides is a hook on its call.
 
     Args:
         model: in evaluation mode.
         feeds: calibration inputs by name.
 
     """
-    torch.set_num_threads(1)  # sums, and so the bytes of the artifact, must not depend on how many cores are free
-    step = max(1, len(feeds) // _TEXTS)
+    step = max(1, math.ceil(len(feeds) / _TEXTS))
     places = _places(model, feeds[0])
     names = [name for group in places for name in group]
     largest, samples = _observe(model, names, feeds, every=step)
     changed = 0
     for group in places:
+        if any(name not in largest for name in group):
+            continue  # not called on every path
         linears = [_linear(model, name) for name in group]
         scale = _best_scale(linears, largest[group[0]], samples[group[0]])
         if scale is None:
             continue
         inverse = 1 / scale  # one tensor for the whole group, so that the traced graph divides once
-        for name, linear in zip(group, linears, strict=True):
-            linear.weight.data.mul_(scale)
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, Equalized(linear, inverse))
+        for linear in linears:
+            linear.weight = nn.Parameter(linear.weight.data * scale, requires_grad=False)
+            linear.register_buffer(INVERSE, inverse)
+            linear.register_forward_pre_hook(_divide)
         changed += 1
     return changed
+
+
+def _divide(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (args[0] * getattr(linear, INVERSE), *args[1:]) if args else args
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:
@@ -108,7 +109,7 @@ def _observe(
             top = rows.abs().amax(0)
             largest[name] = torch.maximum(largest[name], top) if name in largest else top
             if keep:
-                samples[name].append(rows)
+                samples[name].append(rows[:_ROWS].clone())  # a view would keep all of it
 
         _run(model, names, [item], note)
     return largest, samples
@@ -120,7 +121,8 @@ def _run(model: nn.Module, names: Sequence[str], feeds: Sequence[Mapping[str, to
     for name in names:
 
         def hook(module: nn.Module, args: tuple[torch.Tensor, ...], name: str = name) -> None:
-            note(name, args[0])  # the very tensor: companions are known by it
+            if args:  # a call by keyword is left alone
+                note(name, args[0])  # the very tensor: companions are known by it
 
         hooks.append(model.get_submodule(name).register_forward_pre_hook(hook))
     try:
@@ -142,7 +144,8 @@ def _best_scale(
     best, lowest = None, _WORTH * _error(weight, samples, expected)
     for strength in STRENGTHS:
         scale = largest.clamp(min=1e-5) ** strength / heaviest ** (1 - strength)
-        scale = (scale / scale.median()).clamp(min=1.0)
+        # Powers of two: fp32 stays exact to the bit, and rounding of sums does not reach the artifact's bytes.
+        scale = torch.exp2(torch.round(torch.log2((scale / scale.median()).clamp(min=1.0))))
         error = _error(weight * scale, [rows / scale for rows in samples], expected)
         if error < lowest:
             best, lowest = scale, error

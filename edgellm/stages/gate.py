@@ -46,14 +46,13 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
         *(entries[f].folder / lowered[f].file for f in plan.formats),
     ):
         _link(path, folder / path.name)
-    manifest = _manifest(plan, lowered, entries[REFERENCE].value["notes"], folder)
-    for artifact in manifest.artifacts:
-        misfits = errors(examine_artifact(folder / artifact.file, artifact.format, plan.target))
-        if misfits:
-            raise GateError(
-                f"{artifact.file} does not fit {plan.target.name}: {' '.join(item.message for item in misfits)}",
-                hint=misfits[0].hint,
-            )
+    notes = [
+        *plan.notes,
+        *entries[REFERENCE].value["notes"],
+        *(note for each in lowered.values() for note in each.notes),
+    ]
+    manifest = _manifest(plan, lowered, notes, folder)
+    _ensure_fit(plan, manifest, store, folder)
     measured = _measured(plan, manifest, store, folder, reference)
     artifacts = tuple(
         dataclasses.replace(
@@ -96,6 +95,32 @@ def _calibration(plan: Plan) -> Calibration | None:
         return None
     digest = hashlib.sha256("\n".join(plan.calibration).encode()).hexdigest()
     return Calibration(len(plan.calibration), digest, plan.own_calibration)
+
+
+def _ensure_fit(plan: Plan, manifest: Manifest, store: Cache, folder: Path) -> None:
+    """Raise if an artifact asks for more than the oldest runtime of the target has; nothing is loaded for it.
+
+    Raises:
+        GateError: one does.
+
+    """
+    key = key_of("fit", (), target=strict.plain(plan.target), files=strict.plain(manifest.files))
+    with store.locked(key):
+        entry = store.get(key)
+        if entry is None:
+            findings = {
+                artifact.file: errors(examine_artifact(folder / artifact.file, artifact.format, plan.target))
+                for artifact in manifest.artifacts
+            }
+            misfits = [
+                {"file": name, "message": " ".join(item.message for item in found), "hint": found[0].hint}
+                for name, found in findings.items()
+                if found
+            ]
+            with store.workspace() as empty:
+                entry = store.put(key, empty, {"misfits": misfits})
+    for misfit in entry.value["misfits"]:
+        raise GateError(f"{misfit['file']} does not fit {plan.target.name}: {misfit['message']}", hint=misfit["hint"])
 
 
 def _measured(plan: Plan, manifest: Manifest, store: Cache, folder: Path, reference: Path) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from edgellm.texts import default_texts
 DEFAULT_LENGTHS = (16, 32, 64, 128)
 """Token counts that are served without padding to more, special tokens included."""
 
+MAX_CALIBRATION = 512
+"""Texts at most that a build is tuned on: more takes time and changes nothing."""
+
 PROTOBUF_LIMIT = 2**31 - 1
 """ONNX files are protobuf and TFLite files flatbuffers; neither holds an fp32 model beyond this many bytes."""
 
@@ -40,6 +43,7 @@ class Plan:
         golden: texts of the golden cases.
         labelled: texts with labels, for the task's own metric.
         out: the bundle's folder.
+        notes: what the user asked for and did not get in full.
 
     """
 
@@ -54,6 +58,7 @@ class Plan:
     golden: tuple[str, ...]
     labelled: tuple[texts.Labelled, ...]
     out: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def max_tokens(self) -> int:
@@ -112,9 +117,12 @@ def resolve(
     package.check_out(place)
     buckets = _buckets(seq_len, source.max_positions)
     _check_size(source, chosen)
+    used = samples[:: -(-len(samples) // MAX_CALIBRATION)] if calibrates else []
+    cut = calibrates and len(used) < len(samples)
     return Plan(
-        source, aim, chosen, how.name, buckets, min_agreement, calibration=tuple(samples) if calibrates else (),
+        source, aim, chosen, how.name, buckets, min_agreement, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(golden), labelled=tuple(labelled), out=place,
+        notes=(f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else (),
     )  # fmt: skip
 
 

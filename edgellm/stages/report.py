@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from edgellm.core import strict
 from edgellm.runtime.bundle import MANIFEST, REPORTS, Bundle, sha256_file
@@ -15,17 +15,21 @@ from edgellm.stages.verify import Verification
 
 REPORT_VERSION = 1
 
+_Verdict = dict[str, Any]
+
 
 def write_verification(bundle: Bundle, verification: Verification) -> Path:
-    """Write reports/verify-<device>.json, replacing an older one about the same device, and return its path.
+    """Write reports/verify-<device>.json and return its path.
 
-    It names the manifest that it is about by hash, so that a report can't pass for another bundle's.
+    It names the manifest that it is about by hash, so that a report can't pass for another bundle's. What an older report
+    about the same manifest and device says of other artifacts stays, and of the same ones where it stands on more cases
+    and nothing has failed since.
 
     Raises:
         OSError: the bundle can't be written to.
 
     """
-    data = {
+    data: dict[str, object] = {
         "report_version": REPORT_VERSION,
         "edgellm": versions(("edgellm",))["edgellm"],
         "target": bundle.manifest.target,
@@ -35,6 +39,8 @@ def write_verification(bundle: Bundle, verification: Verification) -> Path:
     folder = bundle.path / REPORTS
     folder.mkdir(exist_ok=True)
     path = folder / f"verify-{verification.device.replace(':', '-')}.json"
+    artifacts = _merged(_older(path, data), cast("list[_Verdict]", data["artifacts"]))
+    data |= {"artifacts": artifacts, "ok": all(item["ok"] for item in artifacts)}
     handle, partial = tempfile.mkstemp(dir=folder, prefix=".verify-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -46,3 +52,23 @@ def write_verification(bundle: Bundle, verification: Verification) -> Path:
         Path(partial).unlink(missing_ok=True)
         raise
     return path
+
+
+def _older(path: Path, data: dict[str, object]) -> list[_Verdict]:
+    """Return the verdicts of the report that is there, if it is about the same bytes and of the same kind."""
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        if all(old[key] == data[key] for key in ("report_version", "manifest_sha256", "edgellm")):
+            return [item for item in old["artifacts"] if isinstance(item["ok"], bool) and item["agreement"]["n"] > 0]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return []
+
+
+def _merged(old: list[_Verdict], new: list[_Verdict]) -> list[_Verdict]:
+    known = {item["id"]: item for item in old}
+    for item in new:
+        before = known.get(item["id"])
+        if before is None or not item["ok"] or not before["ok"] or item["agreement"]["n"] >= before["agreement"]["n"]:
+            known[item["id"]] = item
+    return list(known.values())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -17,7 +17,8 @@ from edgellm.device import Device
 from edgellm.device.host import Host
 from edgellm.errors import BundleError, GateError
 from edgellm.runtime.bundle import Bundle, GoldenCase, to_feeds, to_outputs
-from edgellm.runtime.machine import Machine, cores
+from edgellm.runtime.machine import Machine
+from edgellm.stages.side_by_side import Watch, side_by_side
 from edgellm.tasks import load_task
 
 HOST = Host.name
@@ -119,13 +120,16 @@ def verify_on(
 
     """
     bundle.use_all()
-    chosen = [bundle.artifact(fmt) for fmt in dict.fromkeys(formats)] or list(bundle.manifest.artifacts)
+    named = {(artifact := bundle.artifact(fmt)).id: artifact for fmt in formats}
+    chosen = list(named.values()) or list(bundle.manifest.artifacts)
     golden = list(islice(bundle.golden(), cases))
     if not golden:
         raise BundleError(f"{bundle.path} has no golden cases, so nothing can be verified.")
     everywhere = list(devices)
     if HOST not in {device.name for device in devices}:
         everywhere.insert(0, Host())
+    for device in everywhere:
+        device.check([artifact.format for artifact in chosen])
     ran = _run_all(bundle, chosen, golden, everywhere, told)
     return tuple(_verification(bundle, device, everywhere, chosen, golden, ran) for device in devices)
 
@@ -133,23 +137,17 @@ def verify_on(
 def _run_all(
     bundle: Bundle, artifacts: Sequence[Artifact], golden: Sequence[GoldenCase], devices: Sequence[Device], told: Told
 ) -> dict[tuple[str, str], Ran]:
-    """Return what every artifact answered on every device; as many workers run side by side as there are cores.
+    """Return what every artifact answered on every device."""
+    remote = {device.name: device.push(bundle.path) for device in devices}
 
-    The first failure ends the waiting ones.
-    """
-
-    def run(device: Device, artifact: Artifact) -> Ran:
-        done = run_cases(bundle, artifact, golden, device)
+    def run(watch: Watch, device: Device, artifact: Artifact) -> Ran:
+        done = run_cases(bundle, artifact, golden, device, remote=remote[device.name], watch=watch)
         told(device.name, artifact.id)
         return done
 
-    with ThreadPoolExecutor(max_workers=cores()) as pool:
-        futures = {(d.name, a.id): pool.submit(run, d, a) for d in devices for a in artifacts}
-        try:
-            return {key: future.result() for key, future in futures.items()}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    work = [(device, artifact) for device in devices for artifact in artifacts]
+    done = side_by_side([partial(run, device=device, artifact=artifact) for device, artifact in work])
+    return {(device.name, artifact.id): ran for (device, artifact), ran in zip(work, done, strict=True)}
 
 
 def _verification(
@@ -173,16 +171,27 @@ def _verification(
     return Verification(device.name, device.emulated, all(v.ok for v in verdicts), machine, tuple(verdicts))
 
 
-def run_cases(bundle: Bundle, artifact: Artifact, golden: Sequence[GoldenCase], device: Device) -> Ran:
+def run_cases(
+    bundle: Bundle, artifact: Artifact, golden: Sequence[GoldenCase], device: Device, *,
+    remote: str | None = None, watch: Watch = lambda worker: worker,
+) -> Ran:  # fmt: skip
     """Return an artifact's outputs on the raw inputs of golden cases.
+
+    Args:
+        bundle, artifact: to run.
+        golden: the cases.
+        device: where.
+        remote: the bundle's path there, if it was brought already.
+        watch: is handed the worker.
 
     Raises:
         GateError: the tokenizer on the device gives other ids than the source's tokenizer gave.
 
     """
     outputs = []
-    with device.start(artifact.format) as worker:
-        opened = worker.request("open", bundle=device.push(bundle.path), artifact=artifact.id, threads=1)
+    with watch(device.start(artifact.format)) as worker:
+        path = remote or device.push(bundle.path)
+        opened = worker.request("open", bundle=path, artifact=artifact.id, threads=1)
         for case in golden:
             reply = worker.request("run", input=case.input)
             for expected, got in zip(case.feeds, (to_feeds(item) for item in reply["feeds"]), strict=True):

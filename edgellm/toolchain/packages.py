@@ -25,6 +25,8 @@ DEBIAN = "bookworm"
 GLIBC = (2, 36)
 """The C library of that release: no wheel may want a newer one."""
 
+_RELEASE = f"/^{DEBIAN}(-security|-updates)?$/"
+"""As apt takes it, a regular expression. Updates count as well, but not backports: qemu there is one without plugins."""
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _URI = re.compile(r"^'(?P<url>[^']+)' (?P<name>\S+) (?P<bytes>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$")
 
@@ -138,8 +140,7 @@ def _write_config(root: Path, arch: str) -> Path:
         f'APT::Architecture "{arch}";',
         "#clear APT::Architectures;",
         f'APT::Architectures {{ "{arch}"; }};',
-        # A regular expression, so that its security updates count as well.
-        f'APT::Default-Release "/^{DEBIAN}/";',
+        f'APT::Default-Release "{_RELEASE}";',
         # Commands that the machine runs after an update are about its own lists, and may want root.
         "#clear APT::Update::Pre-Invoke;",
         "#clear APT::Update::Post-Invoke;",

@@ -8,19 +8,17 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
-import subprocess
 import tempfile
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from edgellm.errors import DeviceError, MissingDependencyError, UsageError
 from edgellm.folders import cache_dir, shipped
 from edgellm.toolchain import downloads, packages
 from edgellm.toolchain.downloads import Download, Report
+from edgellm.toolchain.unpack import unpack_deb, unpack_wheel
 
 _WHEEL_PARTS = ("executorch/include/", "executorch/lib/", "executorch/share/")
 
@@ -67,7 +65,7 @@ def executorch_arm64(report: Report | None = None) -> tuple[Path, str]:
     def fill(target: Path) -> None:
         found = packages.wheels(requirements)
         for path in downloads.fetch(found, folder() / "downloads", report):
-            _unpack_wheel(path, target)
+            unpack_wheel(path, target, lambda name: name.startswith(_WHEEL_PARTS))
 
     return _unpacked(f"executorch-{version}-aarch64", pinned, fill) / "executorch", version
 
@@ -94,7 +92,7 @@ def sysroot_arm64(report: Report | None = None) -> Path:
 
     Raises:
         DeviceError: the network or the disk failed.
-        MissingDependencyError: this machine has no apt-get.
+        MissingDependencyError: this machine has no apt-get or dpkg-deb.
 
     """
     pins = (shipped("toolchains") / "runner" / "sysroot-arm64.txt").read_text(encoding="utf-8")
@@ -112,8 +110,8 @@ def sysroot_arm64(report: Report | None = None) -> Path:
             raise DeviceError(
                 str(error.args[0]), hint="--no-sysroot links the cross compiler's own, newer C library instead."
             ) from None
-        _unpack_debs(found, target)
-        _make_links_relative(target)
+        for path in found:
+            unpack_deb(path, target)
 
     return _unpacked("sysroot-arm64", pins, fill)
 
@@ -135,33 +133,3 @@ def _unpacked(name: str, made_of: str, fill: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return target
-
-
-def _unpack_wheel(path: Path, target: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                # extract() itself keeps names with .. inside the folder
-                if name.startswith(_WHEEL_PARTS):
-                    archive.extract(name, target)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DeviceError(f"{path.name} can't be unpacked: {error}.") from None
-
-
-def _unpack_debs(paths: Sequence[Path], target: Path) -> None:
-    tool = shutil.which("dpkg-deb")
-    if tool is None:
-        raise MissingDependencyError("Unpacking .debs needs dpkg-deb.", hint="Install it with: apt-get install dpkg")
-    for path in paths:
-        done = subprocess.run([tool, "-x", str(path), str(target)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise DeviceError(f"{path.name} can't be unpacked: {done.stderr.strip()}.")
-
-
-def _make_links_relative(root: Path) -> None:
-    """Point links such as libm.so -> /lib/.../libm.so.6 at the root's own files, not at this machine's."""
-    for path in [path for path in root.rglob("*") if path.is_symlink()]:
-        aim = os.readlink(path)
-        if aim.startswith("/"):
-            path.unlink()
-            path.symlink_to(os.path.relpath(root / aim.lstrip("/"), path.parent))

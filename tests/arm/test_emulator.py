@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from edgellm.emulation.cpus import cpu_model
 from edgellm.emulation.sysroot import Emulation
 from edgellm.errors import BundleError, DeviceError, UsageError
 from edgellm.runtime import Bundle
+from edgellm.runtime.client import WorkerClient
 from tests.tiny import tiny_bundle
 
 pytestmark = pytest.mark.arm
@@ -24,32 +28,44 @@ pytestmark = pytest.mark.arm
 TEXT = "The lighthouse keeper climbs the stairs."
 CPUS = ["cortex-a72", "cortex-a76"]
 CROSS_COMPILER = "aarch64-linux-gnu-gcc"
+"""`make test-arm` installs it."""
 
-needs_compiler = pytest.mark.skipif(
-    shutil.which(CROSS_COMPILER) is None, reason="apt-get install gcc-aarch64-linux-gnu"
-)
-
-DOT_PRODUCT = """
+RUNNER = """
 #include <arm_neon.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 int main(int argc, char **argv) {
     char line[4096];
-    if (argc > 1) {
+    if (argc == 2) {
         puts("edgellm-runner 0.1.0 (executorch 1.5.1)");
         return 0;
     }
     while (fgets(line, sizeof line, stdin)) {
-        int8x16_t one = vdupq_n_s8(line[0] != 0);
-        printf("{\\"sum\\": %d}\\n", vaddvq_s32(vdotq_s32(vdupq_n_s32(0), one, one)));
+        FAULT
         fflush(stdout);
     }
 }
 """
-"""A runner that is built for a Raspberry Pi 5."""
+"""A native runner, but for what it does with a request."""
+
+DOT_PRODUCT = """
+    int8x16_t one = vdupq_n_s8(line[0] != 0);
+    printf("{\\"load_ms\\": %d}\\n", vaddvq_s32(vdotq_s32(vdupq_n_s32(0), one, one)));
+"""
+"""What only a Raspberry Pi 5 executes."""
+
+GREED = """
+    for (char *more; (more = malloc(1 << 24));) memset(more, 1, 1 << 24);
+    fputs("terminate called after throwing an instance of 'std::bad_alloc'\\n", stderr);
+    abort();
+"""
 
 
 def compiled(folder: Path, source: str, *flags: str) -> str:
     """Return a static aarch64 program made from C."""
+    folder.mkdir(exist_ok=True)
     (folder / "program.c").write_text(source)
     program = folder / "program"
     command = [CROSS_COMPILER, "-O1", "-static", *flags, "-o", str(program), str(folder / "program.c")]
@@ -96,7 +112,6 @@ def test_a_worker_that_does_not_count_says_so(emulation: Emulation) -> None:
         worker.instructions()
 
 
-@needs_compiler
 def test_the_counter_is_exact(emulation: Emulation, tmp_path: Path) -> None:
     source = """
         int main(int argc, char **argv) {
@@ -115,15 +130,32 @@ def test_the_counter_is_exact(emulation: Emulation, tmp_path: Path) -> None:
     assert counts[1] - counts[0] == pytest.approx(4_000_000, abs=2_000)
 
 
-@needs_compiler
-def test_an_instruction_that_the_cpu_lacks_is_named(emulation: Emulation, tmp_path: Path) -> None:
-    program = compiled(tmp_path, DOT_PRODUCT, "-march=armv8.2-a+dotprod")
-    with Emulator(cpu_model("cortex-a76"), emulation).start_program([program]) as worker:
-        assert worker.request("infer") == {"sum": 16}
-    with (
-        Emulator(cpu_model("cortex-a72"), emulation).start_program([program]) as worker,
-        pytest.raises(DeviceError) as caught,
-    ):
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Return what puts a runner with a fault in the place of the native runner."""
+
+    def plant(fault: str) -> Path:
+        program = Path(compiled(tmp_path / "fault", RUNNER.replace("FAULT", fault), "-march=armv8.2-a+dotprod"))
+        monkeypatch.setattr("edgellm.emulation.native.native_runner", lambda: program)
+        return program
+
+    return plant
+
+
+def open_executorch(worker: WorkerClient, folder: Path) -> dict[str, Any]:
+    """Open an artifact as verify and bench do: the emulated Python starts the runner's script."""
+    bundle = tiny_bundle(folder / "bundle", others=("executorch",))
+    return worker.request("open", bundle=str(bundle.path), artifact="executorch", threads=1)
+
+
+def test_an_instruction_that_the_cpu_lacks_is_named(
+    emulation: Emulation, tmp_path: Path, planted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = planted(DOT_PRODUCT)
+    monkeypatch.setattr(Emulation, "python", lambda self, cpu: str(program))
+    with open_device("emulator:cortex-a76").start("onnx") as worker:
+        assert worker.request("infer") == {"load_ms": 16}
+    with open_device("emulator:cortex-a72").start("onnx") as worker, pytest.raises(DeviceError) as caught:
         worker.request("infer")
     assert str(caught.value).startswith(
         "The worker on emulator:cortex-a72 died of SIGILL at 'infer', it met an instruction that cortex-a72 "
@@ -131,25 +163,57 @@ def test_an_instruction_that_the_cpu_lacks_is_named(emulation: Emulation, tmp_pa
     )
 
 
-@needs_compiler
 def test_so_it_is_in_the_runner_behind_the_emulated_python(
-    emulation: Emulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulation: Emulation, tmp_path: Path, planted: Callable[[str], Path]
 ) -> None:
-    program = compiled(tmp_path, DOT_PRODUCT, "-march=armv8.2-a+dotprod")
-    monkeypatch.setattr("edgellm.emulation.native.native_runner", lambda: Path(program))
-    bundle = tiny_bundle(tmp_path / "bundle", others=("executorch",))
-    device = open_device("emulator:cortex-a72")
-    with device.start("executorch") as worker, pytest.raises(DeviceError) as caught:
-        worker.request("open", bundle=device.push(bundle.path), artifact="executorch", threads=1)
+    planted(DOT_PRODUCT)
+    with open_device("emulator:cortex-a76").start("executorch") as worker:
+        assert open_executorch(worker, tmp_path)["engine"] == "edgellm-runner 0.1.0 (executorch 1.5.1)"
+    shutil.rmtree(tmp_path / "bundle")
+    with open_device("emulator:cortex-a72").start("executorch") as worker, pytest.raises(DeviceError) as caught:
+        open_executorch(worker, tmp_path)
     assert "died of SIGILL" in str(caught.value)
     assert "an instruction that this CPU (Cortex-A72) does not have" in str(caught.value)
 
 
-def test_a_program_for_another_architecture_is_refused_by_qemu(emulation: Emulation) -> None:
-    device = Emulator(cpu_model("cortex-a72"), emulation)
-    with device.start_program([shutil.which("cat") or "cat"]) as worker, pytest.raises(DeviceError) as caught:
-        worker.request("infer")
+def test_a_runner_for_another_architecture_is_refused_by_qemu(
+    emulation: Emulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray(Path("/bin/cat").read_bytes())
+    content[18:20] = (62).to_bytes(2, "little")  # x86-64, on other hosts as well
+    program = tmp_path / "edgellm-runner"
+    program.write_bytes(content)
+    program.chmod(0o755)
+    monkeypatch.setattr("edgellm.emulation.native.native_runner", lambda: program)
+    with open_device("emulator:cortex-a72").start("executorch") as worker, pytest.raises(DeviceError) as caught:
+        open_executorch(worker, tmp_path)
+    assert "is no edgellm-runner that runs here" in str(caught.value)
     assert "Invalid ELF image for this architecture" in str(caught.value)
+
+
+def test_a_runner_that_hangs_is_ended_with_its_worker(
+    emulation: Emulation, tmp_path: Path, planted: Callable[[str], Path]
+) -> None:
+    begun = tmp_path / "begun"
+    program = planted(f'fclose(fopen("{begun}", "w")); sleep(600);')
+    device = Emulator(cpu_model("cortex-a72"), emulation, timeout=20)
+    with (
+        device.start("executorch") as worker,
+        pytest.raises(DeviceError, match="emulator:cortex-a72 gave no answer to 'open' in 20 s"),
+    ):
+        open_executorch(worker, tmp_path)
+    assert begun.exists()
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if os.fsencode(program) in path.read_bytes()]
+
+
+def test_a_runner_without_memory_says_so(emulation: Emulation, tmp_path: Path, planted: Callable[[str], Path]) -> None:
+    planted(GREED)
+    device = Emulator(cpu_model("cortex-a72"), emulation, memory_mb=1000)
+    with (
+        device.start("executorch") as worker,
+        pytest.raises(DeviceError, match=r"edgellm-runner died of SIGABRT .* ran out of memory"),
+    ):
+        open_executorch(worker, tmp_path)
 
 
 def test_a_worker_that_hangs_is_ended_after_the_limit(emulation: Emulation, small: Bundle) -> None:

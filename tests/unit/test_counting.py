@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,7 @@ from edgellm.device.host import Host
 from edgellm.errors import UsageError
 from edgellm.runtime import Bundle
 from edgellm.runtime.client import WorkerClient
-from tests.tiny import tiny_bundle
+from tests.tiny import edit_manifest, tiny_bundle
 
 WORKER = """
 import json, sys, pathlib
@@ -37,14 +40,20 @@ class Abacus(Host):
 
     name = "emulator:abacus"
     emulated = True
+    cpu = "abacus"
+
+    def check(self, formats: Sequence[str], *, counting: bool = False) -> None:
+        assert counting
 
     def __init__(self, folder: Path) -> None:
-        self._meter = folder / "meter"
+        self._folder = folder
+        self._workers = itertools.count()
 
     def start(self, fmt: str, *, counting: bool = False) -> WorkerClient:
         assert counting
-        command = [sys.executable, "-c", WORKER, str(self._meter)]
-        return WorkerClient(command, what="abacus", counter=lambda: int(self._meter.read_text()))
+        meter = self._folder / f"meter-{next(self._workers)}"
+        command = [sys.executable, "-c", WORKER, str(meter)]
+        return WorkerClient(command, what="abacus", counter=lambda: int(meter.read_text()))
 
 
 def test_a_count_is_the_difference_between_two_blocks(embedder: Bundle, tmp_path: Path) -> None:
@@ -62,9 +71,21 @@ def test_no_time_and_no_latency_is_ever_said_of_an_emulated_run(embedder: Bundle
     assert not [word for word in said.replace('"', " ").split() if word.strip(",.") == "ms"]
 
 
-def test_int8_is_set_beside_fp32(tmp_path: Path) -> None:
-    records = render.counted(count([tiny_bundle(tmp_path / "b")], [Abacus(tmp_path)], tokens=(8,)))
-    assert records.splitlines()[1].split() == ["abacus", "onnx", "fp32", "8", "0.40"]
+@pytest.mark.parametrize("same", [True, False])
+def test_int8_is_set_beside_fp32_of_the_same_model(tmp_path: Path, same: bool) -> None:
+    fp32, other = tiny_bundle(tmp_path / "fp32"), tiny_bundle(tmp_path / "other")
+
+    def change(data: dict[str, Any]) -> None:
+        data["artifacts"][0] |= {"id": "onnx-int8-dynamic", "scheme": "int8-dynamic"}
+        if not same:
+            data["model"]["source_sha256"] = "0" * 64
+
+    edit_manifest(other.path, change)
+    result = count([fp32, Bundle.open(other.path)], [Abacus(tmp_path)], tokens=(8,))
+    assert [r.of_fp32 for r in result.records] == [None, 1.0 if same else None]
+    lines = render.counted(result).splitlines()
+    assert lines[1].split() == ["abacus", "onnx", "fp32", "8", "0.40"]
+    assert lines[2].split() == ["abacus", "onnx", "int8-dynamic", "8", "0.40", *(["1.000"] if same else [])]
 
 
 def test_a_real_device_is_not_counted_and_an_emulated_one_not_timed(embedder: Bundle, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from edgellm.device.host import Host
 from edgellm.emulation.cpus import cpu_model
 from edgellm.emulation.sysroot import Emulation
 from edgellm.errors import DeviceError, MissingDependencyError, UsageError
+from edgellm.runtime.machine import machine
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +86,55 @@ def test_the_commands_list_devices_and_refuse_what_can_t_be_set_up() -> None:
     assert "not ready: edgellm device setup emulator" in CliRunner().invoke(devices).stdout
     refused = CliRunner().invoke(device, ["setup", "emulator", "--cpu", "max"])
     assert isinstance(refused.exception, UsageError)
+
+
+@pytest.mark.parametrize(("system", "arch"), [("Linux", "riscv64"), ("Darwin", "arm64")])
+def test_where_nothing_can_be_emulated_devices_are_listed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, system: str, arch: str
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((system, "here", "1", "1", arch)))
+    host, *emulated = find()
+    assert (host.name, host.ready) == ("host", True)
+    assert [info.name for info in emulated] == ["emulator:cortex-a53", "emulator:cortex-a72", "emulator:cortex-a76"]
+    for info in emulated:
+        assert (info.emulated, info.ready) == (True, False)
+        assert "runs on Linux on x86_64 or aarch64" in info.hint
+    assert "not ready: The emulator runs on Linux" in CliRunner().invoke(devices).stdout
+    with pytest.raises(UsageError, match="Did you mean 'emulator:cortex-a72'"):
+        open_device("emulater:cortex-a72")
+    with pytest.raises(DeviceError, match="runs on Linux"):
+        open_device("emulator:cortex-a72")
+
+
+def emulator() -> Emulator:
+    return Emulator(cpu_model("cortex-a72"), Emulation(Path("/nowhere")))
+
+
+def test_a_device_names_its_cpu() -> None:
+    assert emulator().cpu == "cortex-a72"
+    assert Host().cpu == machine().cpu
+
+
+def test_a_check_for_counting_finds_what_is_missing_beforehand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not count instructions"):
+        Host().check(["onnx"], counting=True)
+    emulator().check(["onnx"], counting=True)
+    assert list((tmp_path / "cache/emulation").glob("counter-*.so"))
+    monkeypatch.setenv("EDGELLM_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    emulator().check(["onnx"])
+    with pytest.raises(MissingDependencyError, match="Counting instructions needs a C compiler"):
+        emulator().check(["onnx"], counting=True)
+
+
+def test_the_limit_of_emulated_requests_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGELLM_DEVICE_TIMEOUT", raising=False)
+    assert emulator()._timeout == 300
+    monkeypatch.setenv("EDGELLM_DEVICE_TIMEOUT", "1200")
+    assert emulator()._timeout == 1200
+    # The emulated worker waits for the native runner, and must not give up before.
+    assert emulator()._environment()["EDGELLM_DEVICE_TIMEOUT"] == "1200"
+    monkeypatch.setenv("EDGELLM_DEVICE_TIMEOUT", "soon")
+    with pytest.raises(UsageError, match="EDGELLM_DEVICE_TIMEOUT is 'soon'"):
+        emulator()

@@ -28,6 +28,7 @@ def test_the_runtime_names_the_cpu_and_claims_no_load(shown: machines.Machine, r
     assert shown.cpu.lower() == request.node.callspec.id
     assert shown.emulated
     assert shown.load is None
+    assert shown.cores == 4
     assert shown.governor is None
 
 

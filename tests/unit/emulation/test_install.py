@@ -51,6 +51,7 @@ def test_downloads_of_all_parts_are_told_and_counted_without_what_was_here() -> 
     assert not done.already
     assert done.missing == ()
     assert ("x.whl", 6_000_000) in steps.told
+    assert any("checking the native runner" in str(text) for text in steps.told)
 
 
 def test_missing_compilers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
+import time
 from pathlib import Path
 
 import pytest
 
-from edgellm.emulation import push, sysroot
+from edgellm.emulation import leftovers, push, sysroot
 from edgellm.emulation.cpus import CPUS
-from edgellm.emulation.unpack import unpack_deb, unpack_wheel
+from edgellm.emulation.sysroot import Emulation
 from edgellm.errors import DeviceError, MissingDependencyError
 from edgellm.toolchain.downloads import Download
+from tests.unit.toolchain.test_unpack import deb
 
 
 class Quiet:
@@ -31,21 +31,6 @@ class Quiet:
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGELLM_CACHE", str(tmp_path / "cache"))
-
-
-def deb(path: Path, files: dict[str, str]) -> Path:
-    """Write a .deb with these files; "-> x" is a link to x."""
-    root = path.with_suffix(".root")
-    (root / "DEBIAN").mkdir(parents=True)
-    (root / "DEBIAN/control").write_text("Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n")
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        if text.startswith("-> "):
-            (root / name).symlink_to(text[3:])
-        else:
-            (root / name).write_text(text)
-    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", root, path], check=True, capture_output=True)
-    return path
 
 
 def test_it_is_not_ready_until_it_is_finished() -> None:
@@ -77,42 +62,6 @@ def test_a_system_whose_python_does_not_run_is_not_kept(tmp_path: Path, monkeypa
     with pytest.raises(DeviceError, match=r"could not be unpacked|does not import"):
         sysroot.setup(Quiet())
     assert sysroot.ready() is None
-
-
-def test_a_deb_unpacks_files_and_links_and_no_documents(tmp_path: Path) -> None:
-    files = {"usr/bin/x": "x", "lib/y.so.1": "y", "lib/y.so": "-> y.so.1", "usr/share/doc/x/z": "z", "no": "n"}
-    unpack_deb(deb(tmp_path / "x.deb", files), tmp_path / "out", lambda name: name != "no")
-    found = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if not p.is_dir())
-    assert found == ["lib/y.so", "lib/y.so.1", "usr/bin/x"]
-    assert (tmp_path / "out/lib/y.so").read_text() == "y"
-
-
-@pytest.mark.parametrize("member", ["../up", "a/../../up", "/etc/up"])
-def test_nothing_is_unpacked_outside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str) -> None:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.addfile(tarfile.TarInfo(member))
-    (tmp_path / "archive").write_bytes(archive.getvalue())
-    tool = tmp_path / "dpkg-deb"
-    tool.write_text(f"#!/bin/sh\nexec cat {tmp_path}/archive\n")
-    tool.chmod(0o755)
-    monkeypatch.setattr(shutil, "which", lambda name: str(tool))
-    with pytest.raises(DeviceError, match="outside its folder"):
-        unpack_deb(tmp_path / "x.deb", tmp_path / "out")
-    wheel = tmp_path / "x.whl"
-    with zipfile.ZipFile(wheel, "w") as made:
-        made.writestr(member, "x")
-    with pytest.raises(DeviceError, match="outside its folder"):
-        unpack_wheel(wheel, tmp_path / "out")
-
-
-def test_a_damaged_deb_or_wheel_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.deb").write_bytes(b"!<arch>\nnothing")
-    with pytest.raises(DeviceError, match=r"x\.deb can't be unpacked"):
-        unpack_deb(tmp_path / "x.deb", tmp_path)
-    (tmp_path / "x.whl").write_bytes(b"nothing")
-    with pytest.raises(DeviceError, match=r"x\.whl can't be unpacked"):
-        unpack_wheel(tmp_path / "x.whl", tmp_path)
 
 
 def test_a_system_root_per_cpu_shows_that_cpu_and_shares_the_rest(tmp_path: Path) -> None:
@@ -147,3 +96,79 @@ def test_a_changed_runtime_is_pushed_anew(tmp_path: Path, monkeypatch: pytest.Mo
     with (package / "errors.py").open("a") as file:
         file.write("# changed\n")
     assert push.pushed_runtime() != before
+
+
+@pytest.fixture
+def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a script that is taken for qemu."""
+    path = tmp_path / "qemu"
+    monkeypatch.setattr(Emulation, "qemu_program", lambda self: ["/bin/sh", str(path)])
+    return path
+
+
+@pytest.mark.parametrize("said", ["qemu-aarch64 version 10.0.2 (Debian 1:10.0.2+ds-2~bpo12+1)", "hello", ""])
+def test_another_qemu_is_refused(tmp_path: Path, qemu: Path, said: str) -> None:
+    qemu.write_text(f"echo '{said}'")
+    with pytest.raises(DeviceError, match=r"wants qemu 7\.2, and apt gave another"):
+        sysroot._try_out(Emulation(tmp_path), list(CPUS.values()), Quiet())
+    qemu.write_text("echo 'qemu-aarch64 version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)'")
+    sysroot._try_out(Emulation(tmp_path), list(CPUS.values()), Quiet())
+
+
+def test_a_system_that_hangs_is_named_with_its_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qemu: Path) -> None:
+    qemu.write_text('[ "$1" = --version ] && { echo qemu-aarch64 version 7.2.1; exit; }\nexec sleep 60')
+    monkeypatch.setattr(sysroot, "TRIAL_S", 1.0)
+    with pytest.raises(DeviceError, match=r"Python on cortex-a72 did not end in 1 s"):
+        sysroot._try_out(Emulation(tmp_path), [CPUS["cortex-a72"]], Quiet())
+
+
+@pytest.mark.parametrize(("system", "machine"), [("Linux", "riscv64"), ("Darwin", "arm64"), ("Darwin", "x86_64")])
+def test_where_it_can_t_run_it_is_not_ready_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((system, "here", "1", "1", machine)))
+    assert sysroot.ready() is None
+    assert "runs on Linux on x86_64 or aarch64" in sysroot.lacking()
+    with pytest.raises(DeviceError, match="runs on Linux on x86_64 or aarch64"):
+        sysroot.require()
+
+
+def test_what_nobody_used_for_a_month_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "cache/emulation"
+    current, old, young, busy = (root / (letter * 24) for letter in "abcd")
+    others = [root / "downloads", root / "pushed", root / "e", root / "work/young"]
+    gone = [old, root / f"{'e' * 24}.part", root / f"runner-{'f' * 24}", root / "work/old"]
+    for folder in (current, young, busy, *others, *gone):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    month_ago = time.time() - leftovers.UNUSED_S - 60
+    for folder in (current, busy, *others[:3], *gone):
+        os.utime(folder, (month_ago, month_ago))
+    from filelock import FileLock
+
+    with FileLock(busy.with_suffix(".lock")):
+        leftovers.tidy(current)
+    assert not [path for path in gone if path.exists()]
+    assert not old.with_suffix(".part").exists()
+    assert all((path / "file").exists() for path in (current, young, busy, *others))
+
+
+def test_a_setup_tidies_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "cache/emulation" / ("a" * 24)
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+
+    def offline(names: object, arch: str) -> list[Download]:
+        raise DeviceError("The network is gone.")
+
+    monkeypatch.setattr(sysroot, "debs", offline)
+    with pytest.raises(DeviceError, match="network is gone"):
+        sysroot.setup(Quiet())
+    assert not old.exists()
+
+
+def test_a_system_that_is_used_stays_young(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    os.utime(tmp_path, (0, 0))
+    monkeypatch.setattr(sysroot, "ready", lambda: Emulation(tmp_path))
+    sysroot.require()
+    assert tmp_path.stat().st_mtime > time.time() - 60

@@ -12,8 +12,9 @@ import pytest
 from edgellm.device.host import Host
 from edgellm.errors import BundleError, DeviceError, EdgellmError, UsageError
 from edgellm.runtime import Bundle
+from edgellm.runtime import client as clients
 from edgellm.runtime.client import WorkerClient
-from edgellm.runtime.machine import machine
+from edgellm.runtime.machine import EMULATED, cores, machine
 from edgellm.stages.cache import alive
 
 ECHO = "import sys\nfor line in sys.stdin: print('{\"ok\": 1}', flush=True)"
@@ -199,3 +200,57 @@ def test_an_interrupted_request_leaves_no_answer_for_the_next(monkeypatch: pytes
                 worker.request("second")
         with pytest.raises(DeviceError):
             worker.request("third")
+
+
+def test_a_worker_that_closes_its_output_and_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "END_S", 1.0)
+    code = "import os, sys, time\ninput()\nprint('bye', file=sys.stderr)\nos.close(1)\ntime.sleep(600)"
+    with client(code) as worker, pytest.raises(DeviceError) as caught:
+        worker.request("run")
+    assert str(caught.value) == (
+        "The worker on the bench closed its output and did not end at 'run'; it was killed. Its last words: bye"
+    )
+    assert worker._process.returncode == -9
+
+
+@pytest.mark.parametrize("closes", ["", "os.close(0)"])
+def test_a_worker_that_does_not_read_is_no_trouble_either(monkeypatch: pytest.MonkeyPatch, closes: str) -> None:
+    monkeypatch.setattr(clients, "END_S", 1.0)
+    code = f"import os, time\n{closes}\ntime.sleep(600)"
+    started = WorkerClient([sys.executable, "-c", code], what="the bench", timeout=1)
+    with started as worker, pytest.raises(DeviceError, match="gave no answer to 'run' in 1 s"):
+        worker.request("run", input="x" * 1_000_000)  # more than a pipe holds
+
+
+def test_a_dead_worker_takes_no_more_requests() -> None:
+    with client("import sys\ninput()\nsys.exit(3)") as worker:
+        for _ in range(3):
+            with pytest.raises(DeviceError, match="ended with code 3"):
+                worker.request("run")
+
+
+def test_the_limit_comes_from_the_environment_and_its_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with client(ECHO) as worker:
+        assert worker.timeout == clients.TIMEOUT_S
+    monkeypatch.setenv("EDGELLM_DEVICE_TIMEOUT", "0.5")
+    with (
+        client("import time\ntime.sleep(600)") as worker,
+        pytest.raises(DeviceError, match=r"'run' in 0\.5 s\. .*EDGELLM_DEVICE_TIMEOUT"),
+    ):
+        worker.request("run")
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "soon", "nan", "inf", "1e30", " "])
+def test_a_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("EDGELLM_DEVICE_TIMEOUT", said)
+    with pytest.raises(UsageError, match=r"EDGELLM_DEVICE_TIMEOUT is '.*'; it is a number of seconds above 0"):
+        clients.request_limit()
+
+
+def test_an_emulated_worker_has_the_cores_of_its_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = "".join(f"processor\t: {core}\nBogoMIPS\t: 108.00\n\n" for core in range(7))
+    monkeypatch.setattr("edgellm.runtime.machine._read", {"/proc/cpuinfo": shown}.get)
+    monkeypatch.delenv(EMULATED, raising=False)
+    assert cores() == len(os.sched_getaffinity(0))
+    monkeypatch.setenv(EMULATED, "1")
+    assert cores() == 7

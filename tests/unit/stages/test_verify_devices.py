@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,40 @@ def test_progress_tells_every_run(embedder: Bundle) -> None:
 def test_a_device_that_fails_is_the_error(embedder: Bundle) -> None:
     with pytest.raises(DeviceError, match="no worker starts there"):
         verify(embedder, Broken("emulator:a"))
+
+
+def test_a_smaller_check_does_not_replace_a_fuller_report_and_a_failure_does(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    bad = tiny_bundle(tmp_path / "bad", noise=0.5)
+
+    def keep(cases: int, instead: Path | None = None) -> tuple[bool, int]:
+        (result,) = verify(bundle, Elsewhere("emulator:a", instead), cases=cases)
+        report = json.loads(write_verification(bundle, result).read_text())
+        return report["ok"], report["artifacts"][0]["agreement"]["n"]
+
+    assert keep(5) == (True, 5)
+    assert keep(2) == (True, 5)
+    assert keep(1, bad.path) == (False, 1)
+    assert keep(2) == (True, 2)
+
+
+def test_an_interrupt_ends_every_worker_at_once(embedder: Bundle) -> None:
+    started = []
+
+    class Slow(Elsewhere):
+        def start(self, fmt: str, *, counting: bool = False) -> WorkerClient:
+            worker = WorkerClient([sys.executable, "-c", "import time; time.sleep(60)"], what=self.name)
+            started.append(worker)
+            return worker
+
+    def interrupted(device: str, artifact: str) -> None:
+        raise KeyboardInterrupt
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        verify_on(embedder, [Slow("emulator:a")], cases=1, told=interrupted)
+    assert time.monotonic() - begin < 30
+    assert len(started) == 1
 
 
 def test_a_report_is_outside_of_what_the_manifest_hashes_and_names_it(tmp_path: Path) -> None:

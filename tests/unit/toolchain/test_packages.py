@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from edgellm.errors import DeviceError, MissingDependencyError
-from edgellm.folders import shipped
+from edgellm.folders import cache_dir, shipped
 from edgellm.toolchain import packages
 from edgellm.toolchain.downloads import Download
 
@@ -59,7 +60,29 @@ def test_apt_keeps_to_the_cache_and_to_bookworm(apt: Path, tmp_path: Path) -> No
         packages.debs(["x"], "arm64")
     config = (tmp_path / "cache/apt/arm64/apt.conf").read_text()
     assert f'Dir::State "{tmp_path}/cache/apt/arm64/state";' in config
-    assert 'APT::Default-Release "/^bookworm/";' in config
+    assert 'APT::Default-Release "/^bookworm(-security|-updates)?$/";' in config
+
+
+def test_a_relative_cache_is_no_trouble_for_apt(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"'https://mirror/x_1_arm64.deb' x_1_arm64.deb 1 SHA256:{A}"
+    program(apt, f"open(args[1])\nif 'download' in args: print({line!r})")  # apt runs in another folder
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGELLM_CACHE", "here")
+    assert cache_dir() == tmp_path / "here"
+    assert [d.name for d in packages.debs(["x"], "arm64")] == ["x_1_arm64.deb"]
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.setenv("EDGELLM_CACHE", "~/there")
+    assert cache_dir() == Path("/home/x/there")
+
+
+def test_backports_do_not_count() -> None:
+    """As apt reads it: a regular expression between slashes, looked for in the names of releases."""
+    release = packages._RELEASE.strip("/")
+    assert [name for name in ("bookworm", "bookworm-security", "bookworm-updates") if re.search(release, name)] == [
+        "bookworm", "bookworm-security", "bookworm-updates",
+    ]  # fmt: skip
+    for name in ("bookworm-backports", "bookworm-backports-sloppy", "bookworm-proposed-updates", "xbookworm", "trixie"):
+        assert not re.search(release, name)
 
 
 def test_without_apt_it_is_named(apt: Path) -> None:
@@ -68,7 +91,7 @@ def test_without_apt_it_is_named(apt: Path) -> None:
 
 
 def test_another_release_than_debian_12_is_named(apt: Path) -> None:
-    said = "E: The value '/^bookworm/' is invalid for APT::Default-Release as such a release is not available"
+    said = f"E: The value '{packages._RELEASE}' is invalid for APT::Default-Release as such a release is not available"
     program(apt, f"if 'download' in args: sys.exit({said!r})")
     with pytest.raises(MissingDependencyError, match=r"not Debian 12's \(bookworm\)"):
         packages.debs(["x"], "arm64")
