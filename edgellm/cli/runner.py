@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from edgellm.toolchain.downloads import Download
     from edgellm.toolchain.runner import RunnerBuild
 
 
@@ -31,9 +32,14 @@ def build(target: str, out: str, no_sysroot: bool, as_json: bool) -> None:
     from edgellm.toolchain.runner import build_runner, toolchain_names
 
     toolchain = target if target in toolchain_names() else load_target(target).toolchain
-    if not as_json:
-        click.echo(f"building for {toolchain}; what it is made from is downloaded once", err=True)
-    done = build_runner(toolchain, Path(out), sysroot=not no_sysroot)
+    announced: set[str] = set()
+
+    def report(download: Download, done: int) -> None:
+        if not as_json and download.name not in announced:
+            announced.add(download.name)
+            click.echo(f"downloading {download.name}", err=True)
+
+    done = build_runner(toolchain, Path(out), sysroot=not no_sysroot, report=report)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(done), "path": str(done.path)}, ensure_ascii=False))
     else:

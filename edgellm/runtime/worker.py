@@ -6,7 +6,7 @@ One request a line on standard input, one reply a line on what was standard outp
 goes to standard error. The native runner speaks the same lines, but for `run` and `time` with an input, as it has no
 tokenizer, and also answers {"op": "usage"} with {"cpu_ms", "peak_rss_mb"}. Requests and replies:
 
-    {"op": "open", "bundle": DIR, "artifact": ID, "threads": N}   -> {"engine", "load_ms", "machine"}
+    {"op": "open", "bundle": DIR, "artifact": ID, "threads": N}   -> {"protocol", "engine", "load_ms", "machine"}
     {"op": "run", "input": RAW, "max_tokens": N|null}             -> {"feeds", "outputs", "value", "timing", "truncated"}
     {"op": "infer", "feeds": {NAME: [[...]]}}                     -> {"outputs", "timing"}
     {"op": "time", "input": RAW, "max_tokens": N, "warmup": W, "runs": R}
@@ -37,6 +37,9 @@ from edgellm.tasks import load_task
 
 Request = dict[str, Any]
 Reply = dict[str, object]
+PROTOCOL = 1
+"""Version of these lines; the native runner states the same."""
+
 _LESS_MEMORY = "Give it more, or build for fewer tokens, or with an int8 scheme."
 
 
@@ -89,6 +92,7 @@ class Worker:
         )
         fmt = self._session.format
         return {
+            "protocol": PROTOCOL,
             "engine": engines.engine_version(fmt),
             "load_ms": self._session.load_ms,
             "machine": dataclasses.asdict(machine()),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -19,7 +21,7 @@ import pytest
 
 from edgellm.core.latency import Latency
 from edgellm.core.manifest import Artifact
-from edgellm.errors import InputError, from_wire
+from edgellm.errors import InputError, UsageError, from_wire
 from edgellm.runtime import Bundle, Session
 from edgellm.runtime.bundle import to_json
 from edgellm.runtime.client import WorkerClient
@@ -31,6 +33,7 @@ from .conftest import ROOT, edgellm
 
 pytestmark = pytest.mark.integration
 
+TIMEOUT = 120
 EXIT = {"UsageError": 2, "InputError": 3, "GateError": 5, "BundleError": 6, "DeviceError": 7}
 
 
@@ -65,7 +68,9 @@ def copied(demo_bundle: Bundle, artifact: Artifact, tmp_path: Path) -> Path:
 
 
 def run(program: Path, *args: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(program), *args], input=text, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(program), *args], input=text, capture_output=True, text=True, check=False, timeout=TIMEOUT
+    )
 
 
 @contextmanager
@@ -122,6 +127,9 @@ def test_the_build_states_its_facts(built: dict[str, Any], program: Path) -> Non
     assert built["executable_bytes"] == program.stat().st_size < 1_000_000
     dynamic = subprocess.run(["readelf", "-dW", str(program)], capture_output=True, text=True, check=True).stdout
     assert [line.split()[-1] for line in dynamic.splitlines() if "RUNPATH" in line or "RPATH" in line] == ["[$ORIGIN]"]
+    library = str(program.parent / "libedgellm.so")
+    flags = subprocess.run(["readelf", "-dW", library], capture_output=True, text=True, check=True).stdout
+    assert "NODELETE" in flags  # libexecutorch.so keeps a pointer to its function that logs
     assert str(ROOT).encode() not in program.read_bytes()
 
 
@@ -248,6 +256,28 @@ def test_ids_come_a_text_a_line_and_a_bad_line_stops_nothing(program: Path, demo
     assert "[1, 0]; [1, tokens] is needed" in empty["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"101 7592 102\0 9999999 x", "this is none: 102\0 9999999 x"),
+        (b"101\v7592", "this is none: 101\v7592"),
+        (b"101 +", "this is none: +"),
+        (b"101 1-2", "this is none: 1-2"),
+        (b"0x65", "this is none: 0x65"),
+        (b"99999999999999999999", "this is none: 99999999999999999999"),
+        (b"\xff", "this is none: \ufffd"),
+        (b"-7", "holds -7"),
+    ],
+)
+def test_ids_are_digits_and_nothing_else(program: Path, demo_bundle: Bundle, line: bytes, words: str) -> None:
+    command = [str(program), "ids", str(demo_bundle.path)]
+    done = subprocess.run(command, input=line + b"\n+101 102\n", capture_output=True, check=False, timeout=TIMEOUT)
+    assert done.returncode == EXIT["InputError"]
+    bad, good = (json.loads(answer) for answer in done.stdout.splitlines())
+    assert words in bad["error"]["message"]
+    assert "outputs" in good
+
+
 @pytest.mark.parametrize(("runs", "p99"), [(3, False), (100, True)])
 def test_bench_prints_what_edgellm_bench_prints(
     program: Path, demo_bundle: Bundle, artifact: Artifact, runs: int, p99: bool
@@ -280,7 +310,8 @@ def test_open_and_time_reply_as_the_python_worker_does(program: Path, demo_bundl
             opened = client.request("open", bundle=str(demo_bundle.path), artifact="executorch", threads=2)
             replies[name] = [opened, client.request("time", feeds=feeds, warmup=1, runs=4)]
     (a, x), (b, y) = replies["python"], replies["runner"]
-    assert a.keys() == b.keys()
+    assert b["protocol"] == 1
+    assert a.keys() | {"protocol"} == b.keys()
     assert x.keys() == y.keys()
     left, right = Machine(**a["machine"]), Machine(**b["machine"])
     assert dataclasses.replace(right, python=left.python, load=left.load) == left
@@ -297,6 +328,7 @@ LINES = [
     (b'{"op": ["run"]}', "UsageError", "A request is an object"),
     (b'{"op": "run", "input": "x"}', "UsageError", "has no tokenizer"),
     (b'{"op": "time", "input": "x", "runs": 1}', "UsageError", "has no tokenizer"),
+    (feeds_line("time")[:-1] + b', "input": "x"}', "UsageError", "has either feeds or an input"),
     (b'{"op": "infer"}', "InputError", "'feeds' is missing"),
     (b'{"op": "infer", "feeds": [1]}', "InputError", "no object of input names"),
     (b'{"op": "infer", "feeds": {}}', "InputError", "token_type_ids, not nothing"),
@@ -352,12 +384,63 @@ def test_its_words_are_those_of_the_python_session(program: Path, demo_bundle: B
             with pytest.raises(InputError) as caught:
                 session.infer(feeds)
             assert str(from_wire(ask(line)["error"])) == str(caught.value)
+        both: dict[str, Any] = {"feeds": {}, "input": "x", "runs": 1}
+        python = [sys.executable, "-P", "-m", "edgellm.runtime"]
+        with WorkerClient(python, what="python") as client:
+            client.request("open", bundle=str(demo_bundle.path), artifact=artifact.id)
+            with pytest.raises(UsageError) as refused:
+                client.request("time", **both)
+        assert str(from_wire(ask(json.dumps({"op": "time", **both}).encode())["error"])) == str(refused.value)
 
 
-def test_requests_before_open_say_so(program: Path) -> None:
+def test_what_is_open_is_what_was_hashed(program: Path, copied: Path, artifact: Artifact) -> None:
+    with worker(program, copied) as ask:
+        before = ask(feeds_line("infer"))["outputs"]
+        with (copied / artifact.file).open("r+b") as file:
+            file.write(bytes(artifact.bytes))
+        assert ask(feeds_line("infer"))["outputs"] == before
+
+
+def test_requests_before_open_say_so(program: Path, demo_bundle: Bundle) -> None:
     with worker(program) as ask:
+        request = {"op": "open", "bundle": str(demo_bundle.path), "artifact": "executorch", "threads": -5}
+        assert ask(json.dumps(request).encode())["error"]["message"].startswith("-5 threads can't compute")
         for op in ("infer", "time"):
             assert ask(feeds_line(op))["error"]["message"] == "No artifact is open: send an open request first."
+
+
+def test_a_pipe_that_does_not_block_is_waited_for(program: Path, demo_bundle: Bundle) -> None:
+    end, start = os.pipe()
+    os.set_blocking(end, False)
+    with subprocess.Popen([str(program), "ids", str(demo_bundle.path)], stdin=end, stdout=subprocess.PIPE) as process:
+        os.close(end)
+        assert process.stdout is not None
+        for _ in range(2):
+            time.sleep(0.3)
+            os.write(start, b"101 102\n")
+            assert "outputs" in json.loads(process.stdout.readline())
+        os.close(start)
+        assert process.wait(timeout=TIMEOUT) == 0
+
+
+def test_an_input_that_can_not_be_read_is_an_error(program: Path, demo_bundle: Bundle) -> None:
+    folder = os.open("/", os.O_RDONLY)
+    for args in (["serve"], ["ids", str(demo_bundle.path)]):
+        done = subprocess.run([str(program), *args], stdin=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == EXIT["DeviceError"]
+        assert "Standard input can't be read: Is a directory" in done.stderr
+    os.close(folder)
+
+
+def test_lost_output_is_an_error(program: Path, demo_bundle: Bundle) -> None:
+    bundle = str(demo_bundle.path)
+    bench = ["bench", bundle, "--tokens", "4", "--runs", "1"]
+    golden = ["golden", bundle, "--cases", "1"]
+    with Path("/dev/full").open("w") as full:
+        for args in (["--version"], ["--help"], golden, [*golden, "--json"], bench, [*bench, "--json"]):
+            done = subprocess.run([str(program), *args], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+            assert done.returncode == EXIT["DeviceError"], args
+            assert "Standard output can't be written to" in done.stderr
 
 
 # Damaged bundles
@@ -441,6 +524,18 @@ def half(folder: Path, artifact: Artifact) -> None:
     seal(folder, artifact)
 
 
+def a_link_to_itself(folder: Path, artifact: Artifact) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").symlink_to("manifest.json")
+
+
+def a_bucket(length: int) -> Callable[[Path, Artifact], None]:
+    def change(folder: Path, artifact: Artifact) -> None:
+        edit(folder, lambda manifest: manifest["artifacts"][0]["signature"].update(buckets=[length]))
+
+    return change
+
+
 def seal(folder: Path, artifact: Artifact) -> None:
     """Make the hashes right; `reseal` wants the files of every artifact."""
     edit(folder, lambda m: m.update(artifacts=[item for item in m["artifacts"] if item["id"] == artifact.id]))
@@ -469,6 +564,10 @@ DAMAGES = [
     (written(b""), "can't be read"),
     (written(b"[" * 100_000), "deeper than 64 levels"),
     (written(b"{}"), "has schema version null"),
+    (written(b" " * ((16 << 20) + 1)), "it is larger than 16 MiB"),
+    (written(json.dumps({str(n): n for n in range(600_000)}).encode()), "has schema version null"),  # in linear time
+    (a_link_to_itself, "manifest.json can't be read: Too many levels of symbolic links"),
+    (a_bucket(2**31), "buckets: lengths are positive and ascend"),
     (garbage, "ExecuTorch can't load"),
     (half, "ExecuTorch can't load"),
     (
@@ -479,7 +578,7 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "words"), DAMAGES, ids=[words for _, words in DAMAGES])
+@pytest.mark.parametrize(("damage", "words"), DAMAGES, ids=[f"{n} {words}" for n, (_, words) in enumerate(DAMAGES)])
 def test_a_damaged_bundle_is_refused_with_the_cause(
     program: Path, copied: Path, artifact: Artifact, damage: Callable[[Path, Artifact], None], words: str
 ) -> None:
@@ -502,6 +601,40 @@ def test_golden_cases_are_checked_before_they_are_used(program: Path, copied: Pa
 
 
 @pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([[1.0], [0.5] * 383], "an output is no regular array"),
+        ([[0.5] * 383, [1.0]], "an output is no regular array"),
+        ([0.5, [0.5]], "an output is no regular array"),
+        ([[0.5], 0.5], "an output is no regular array"),
+        ([[], [0.5] * 384], "an output is no regular array"),
+        ([["x"]], "an output holds something that is no number"),
+        ([], "an output is empty"),
+        ([[]], "an output is empty"),
+        ([0.5] * 384, "gives [1, 384] where the golden case has [384]"),
+        ([[0.5]] * 384, "gives [1, 384] where the golden case has [384, 1]"),
+        ([[0.5] * 385], "gives [1, 384] where the golden case has [1, 385]"),
+    ],
+)
+def test_a_golden_case_of_another_shape_is_refused(
+    program: Path, copied: Path, artifact: Artifact, rows: list[object], words: str
+) -> None:
+    case = json.loads((copied / "golden.jsonl").read_text().splitlines()[0])
+    case["outputs"][0]["embedding"] = rows
+    (copied / "golden.jsonl").write_text(json.dumps(case) + "\n")
+    seal(copied, artifact)
+    done = run(program, "golden", str(copied))
+    assert (done.returncode, words in done.stderr) == (EXIT["BundleError"], True), done.stderr
+
+
+def test_a_golden_case_that_is_too_long_is_refused(program: Path, copied: Path, artifact: Artifact) -> None:
+    (copied / "golden.jsonl").write_bytes(b" " * (64 << 20) + b"1\n")
+    seal(copied, artifact)
+    done = run(program, "golden", str(copied))
+    assert (done.returncode, "line 1 is wrong: it is longer than 64 MiB" in done.stderr) == (EXIT["BundleError"], True)
+
+
+@pytest.mark.parametrize(
     ("args", "kind", "words"),
     [
         (["dance"], "UsageError", "No command 'dance'"),
@@ -514,6 +647,7 @@ def test_golden_cases_are_checked_before_they_are_used(program: Path, copied: Pa
         (["bench", "BUNDLE"], "UsageError", "--tokens are 1 or more"),
         (["bench", "BUNDLE", "--tokens", "4000"], "UsageError", "at most 128 tokens"),
         (["bench", "BUNDLE", "--tokens", "4", "--threads", "0"], "UsageError", "0 threads can't compute"),
+        (["bench", "BUNDLE", "--tokens", "4", "--threads", "-5"], "UsageError", "-5 threads can't compute"),
         (["bench", "BUNDLE", "--tokens", "4", "--artifact", "onnx"], "UsageError", "onnx-int8-dynamic is onnx"),
         (["ids", "BUNDLE", "--artifact", "x"], "UsageError", "No format 'x'. Choices: executorch-int8-dynamic"),
     ],
@@ -527,7 +661,11 @@ def test_a_wrong_command_line_has_its_exit_code(
 
 def test_help_and_version(program: Path) -> None:
     assert run(program, "--version").stdout == f"edgellm-runner {toolchain._own_version()} (executorch 1.5.1)\n"
-    assert "edgellm-runner golden BUNDLE" in run(program, "--help").stdout
+    helped = run(program, "--help").stdout
+    assert "edgellm-runner golden BUNDLE" in helped
+    for args in (["-h"], ["golden", "-h"], ["golden", "--help"], ["ids", "--help"], ["bench", "x", "--help"]):
+        done = run(program, *args)
+        assert (done.returncode, done.stdout) == (0, helped)
 
 
 # In an app
@@ -578,21 +716,84 @@ int main(int argc, char **argv) {
     edgellm_close(second);
   }
   printf("%s %s %.9g\n", edgellm_version(), output.name, output.values[0]);
+  /* after a run that failed there is no output; a length that is absurd forms no pointer */
+  if (edgellm_run_ids(session, bad, 3) != EDGELLM_INPUT) return 28;
+  if (edgellm_get_output(session, 0, &output) != EDGELLM_USAGE) return 29;
+  if (edgellm_run_ids(session, ids, 3) != EDGELLM_OK) return 30;
+  if (edgellm_run_ids(session, ids, SIZE_MAX) != EDGELLM_INPUT) return 31;
+  if (strstr(edgellm_last_error(), "tokens exceed the bundle's 128") == NULL) return 32;
+  if (edgellm_get_output(session, 0, &output) != EDGELLM_USAGE) return 33;
+  inputs[1].tokens = SIZE_MAX / 8;
+  if (edgellm_run(session, inputs, 3) != EDGELLM_INPUT) return 34;
   edgellm_close(session);
   edgellm_close(NULL);
+  if (edgellm_open(argv[1], "executorch", 1, &session) != EDGELLM_OK) return 35;
+  edgellm_close(session);
   return 0;
 }
 """
 
+THREADS = r"""
+#include <edgellm.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { COUNT = 4, RUNS = 20, WIDTH = 384 };
+
+static const char *bundle;
+static float values[COUNT][WIDTH];
+
+static void *work(void *place) {
+  const int64_t ids[] = {101, 7592, 2088, 102};
+  edgellm_session *session = NULL;
+  edgellm_output output;
+  int i;
+  if (edgellm_open(bundle, NULL, 1, &session) != EDGELLM_OK) return NULL;
+  for (i = 0; i < RUNS; ++i) {
+    if (edgellm_run_ids(session, ids, 4) != EDGELLM_OK) return NULL;
+    if (edgellm_get_output(session, 0, &output) != EDGELLM_OK || output.count != WIDTH) return NULL;
+    if (i > 0 && memcmp(place, output.values, sizeof values[0]) != 0) return NULL;
+    memcpy(place, output.values, sizeof values[0]);
+  }
+  edgellm_close(session);
+  /* errors are the thread's own */
+  if (edgellm_open("/nowhere", NULL, 1, &session) != EDGELLM_BUNDLE) return NULL;
+  return strstr(edgellm_last_error(), "/nowhere is no bundle") == NULL ? NULL : place;
+}
+
+int main(int argc, char **argv) {
+  pthread_t threads[COUNT];
+  int i;
+  (void)argc;
+  bundle = argv[1];
+  for (i = 0; i < COUNT; ++i) {
+    if (pthread_create(&threads[i], NULL, work, values[i]) != 0) return 10;
+  }
+  for (i = 0; i < COUNT; ++i) {
+    void *done = NULL;
+    if (pthread_join(threads[i], &done) != 0 || done == NULL) return 20 + i;
+    if (memcmp(values[0], values[i], sizeof values[0]) != 0) return 30 + i;
+  }
+  printf("%d.%d.%d\n", EDGELLM_VERSION_MAJOR, EDGELLM_VERSION_MINOR, EDGELLM_VERSION_PATCH);
+  return strlen(edgellm_last_error()) == 0 ? 0 : 40;
+}
+"""
+
+
+def compiled(code: str, library: Path, folder: Path) -> Path:
+    """Build a C program on `edgellm.h` as an app does."""
+    source, app = folder / "app.c", folder / "app"
+    source.write_text(code)
+    subprocess.run(
+        ["cc", "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{library}", str(source),
+         f"-L{library}", "-ledgellm", f"-Wl,-rpath,{library},-rpath-link,{library}", "-o", str(app)], check=True,
+    )  # fmt: skip
+    return app
+
 
 def test_an_app_in_c_embeds_it(program: Path, demo_bundle: Bundle, tmp_path: Path) -> None:
-    source, app = tmp_path / "app.c", tmp_path / "app"
-    source.write_text(APP)
-    folder = program.parent
-    subprocess.run(
-        ["cc", "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", f"-I{folder}", str(source), f"-L{folder}",
-         "-ledgellm", f"-Wl,-rpath,{folder},-rpath-link,{folder}", "-o", str(app)], check=True,
-    )  # fmt: skip
+    app = compiled(APP, program.parent, tmp_path)
     done = subprocess.run([str(app), str(demo_bundle.path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     version, name, first = done.stdout.replace(") ", ")|").partition("|")[0], *done.stdout.split()[-2:]
@@ -600,6 +801,14 @@ def test_an_app_in_c_embeds_it(program: Path, demo_bundle: Bundle, tmp_path: Pat
     assert name == "embedding"
     line = run(program, "ids", str(demo_bundle.path), text="101 7592 102").stdout
     assert np.float32(first) == np.float32(json.loads(line)["outputs"]["embedding"][0][0])
+
+
+def test_threads_with_a_session_each_get_the_same_values(program: Path, demo_bundle: Bundle, tmp_path: Path) -> None:
+    app = compiled(THREADS, program.parent, tmp_path)
+    command = [str(app), str(demo_bundle.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\d+\.\d+\.\d+", toolchain._own_version())[0] == done.stdout.strip()  # type: ignore[index]
 
 
 def test_only_the_functions_of_the_header_are_exported(program: Path) -> None:

@@ -26,6 +26,7 @@ PACKAGES = (NAME,)
 
 _FORMAT = "executorch"
 _VERSION = re.compile(rf"{NAME} \S+ \(executorch \S+\)")
+_PROTOCOL = 1
 _START_S = 120
 """For a program to say its version: an emulator on a busy machine takes a while."""
 
@@ -45,6 +46,11 @@ class NativeEngine:
         self._finalizer = weakref.finalize(self, self._client.close)
         try:
             reply = self._client.request("open", bundle=str(bundle.resolve()), artifact=artifact.id, threads=threads)
+            if reply.get("protocol") != _PROTOCOL:
+                raise DeviceError(
+                    f"{program} speaks another version of the worker's lines ({reply.get('protocol')!r}).",
+                    hint="Build one of this edgellm with: edgellm runner build",
+                )
             self.load_ms = float(reply["load_ms"])
         except BaseException:
             self._finalizer()

@@ -64,7 +64,10 @@ class Fake:
 
     def __init__(self, folder: Path, width: int, *, opened: str = "", fails: str = "pass") -> None:
         self.path, self.log = folder / "runner", folder / "asked.jsonl"
-        opened = opened or '{"engine": "edgellm-runner 9.9 (executorch 1.5.1)", "load_ms": 7.0, "machine": {}}'
+        opened = (
+            opened
+            or '{"protocol": 1, "engine": "edgellm-runner 9.9 (executorch 1.5.1)", "load_ms": 7.0, "machine": {}}'
+        )
         text = SCRIPT.format(python=sys.executable, asked=str(self.log), opened=opened, fails=fails, width=width)
         self.path.write_text(text)
         self.path.chmod(0o755)
@@ -200,3 +203,12 @@ def test_other_formats_do_not_care(embedder: Bundle, tmp_path: Path, monkeypatch
     assert engines.engine_version("onnx").startswith("onnxruntime ")
     monkeypatch.setenv("EDGELLM_RUNNER", "")
     assert engines.native_runner("executorch") is None
+
+
+def test_a_runner_of_another_protocol_is_refused_when_it_opens(
+    bundle: Bundle, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(tmp_path, width, opened='{"protocol": 2, "engine": "x", "load_ms": 7.0, "machine": {}}')
+    monkeypatch.setenv("EDGELLM_RUNNER", str(fake.path))
+    with pytest.raises(DeviceError, match=r"speaks another version of the worker's lines \(2\)"):
+        Session.open(bundle)

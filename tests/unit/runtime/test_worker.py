@@ -64,7 +64,7 @@ def opened(embedder: Bundle) -> Iterator[Pipe]:
 def test_open_says_which_engine_on_which_machine(embedder: Bundle) -> None:
     with worker() as pipe:
         reply = pipe.open(embedder)
-        assert set(reply) == {"engine", "load_ms", "machine"}
+        assert set(reply) == {"protocol", "engine", "load_ms", "machine"}
         assert reply["engine"].startswith("onnxruntime ")
         assert reply["load_ms"] > 0
         assert reply["machine"]["cores"] >= 1

@@ -38,12 +38,17 @@ extern "C" {
 #define EDGELLM_API
 #endif
 
+/* Of this header; edgellm_version() is that of the library. */
+#define EDGELLM_VERSION_MAJOR 0
+#define EDGELLM_VERSION_MINOR 1
+#define EDGELLM_VERSION_PATCH 0
+
 /* What went wrong; the values are the exit codes of edgellm's commands. */
 typedef enum edgellm_status {
   EDGELLM_OK = 0,
-  EDGELLM_USAGE = 2,    /* an argument is wrong, or names something that does not exist */
+  EDGELLM_USAGE = 2,    /* an argument is wrong, or names an artifact or output that is not there */
   EDGELLM_INPUT = 3,    /* a name, a length or an id does not fit the artifact */
-  EDGELLM_BUNDLE = 6,   /* the bundle is damaged or was altered, or its artifact does not load */
+  EDGELLM_BUNDLE = 6,   /* the bundle is missing, damaged or altered, or its artifact won't load */
   EDGELLM_DEVICE = 7,   /* the machine failed: no memory, or the artifact failed to run */
   EDGELLM_INTERNAL = 70 /* an error inside the library */
 } edgellm_status;
@@ -68,10 +73,12 @@ typedef struct edgellm_output {
   size_t rank;
 } edgellm_output;
 
-/* Open an artifact of a bundle. Its size and SHA-256 are checked before any of it is used.
+/* Open an artifact of a bundle. Its size and SHA-256 are checked before any of it is used, and it
+ * is used from memory: the bundle's files may change or go while the session is open.
  *
- * bundle:   the bundle's folder.
- * artifact: an artifact id, or NULL for the bundle's first ExecuTorch artifact.
+ * bundle:   the bundle's folder; EDGELLM_BUNDLE if it is missing or no bundle.
+ * artifact: an artifact id, or a format for the first artifact of it. NULL is "executorch", the
+ *           only format that the library runs.
  * threads:  compute threads, 1 to 128.
  * session:  receives the handle, or NULL on failure. */
 EDGELLM_API edgellm_status edgellm_open(const char* bundle, const char* artifact, int threads,
@@ -89,7 +96,7 @@ EDGELLM_API edgellm_status edgellm_run(edgellm_session* session, const edgellm_i
 /* How many outputs a run gives; 0 for NULL. */
 EDGELLM_API size_t edgellm_output_count(const edgellm_session* session);
 
-/* Fill in one output of the last run. */
+/* Fill in one output of the last run; EDGELLM_USAGE if that run failed. */
 EDGELLM_API edgellm_status edgellm_get_output(const edgellm_session* session, size_t index,
                                               edgellm_output* output);
 

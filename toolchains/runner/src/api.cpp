@@ -65,6 +65,7 @@ edgellm_status edgellm_run_ids(edgellm_session* session, const int64_t* ids, siz
   }
   return guarded([&] {
     edgellm::Session& opened = session->session;
+    opened.check_length(tokens);
     opened.infer(opened.feeds_of({ids, ids + tokens}));
   });
 }
@@ -81,6 +82,7 @@ edgellm_status edgellm_run(edgellm_session* session, const edgellm_input* inputs
   return guarded([&] {
     std::vector<edgellm::Feed> feeds;
     for (const edgellm_input* input = inputs; input != inputs + count; ++input) {
+      session->session.check_length(input->tokens);
       feeds.push_back({input->name,
                        {1, static_cast<int64_t>(input->tokens)},
                        {input->values, input->values + input->tokens}});

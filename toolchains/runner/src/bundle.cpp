@@ -1,7 +1,10 @@
 #include "bundle.h"
 
-#include <climits>
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <set>
 #include <tuple>
@@ -17,9 +20,11 @@ constexpr int64_t kSchemaVersion = 1;
 constexpr const char* kManifest = "manifest.json";
 constexpr const char* kGolden = "golden.jsonl";
 constexpr const char* kFormat = "executorch";
+constexpr size_t kLargestManifest = size_t{16} << 20;
+constexpr size_t kLongestCase = size_t{64} << 20;
 constexpr const char* kRebuild = "Copy or build it again.";
 
-// The real path, links followed; "" if it does not exist.
+// The real path, links followed; "" if there is none, and errno says why.
 std::string resolve(const std::string& path) {
   const std::unique_ptr<char, decltype(&std::free)> real(realpath(path.c_str(), nullptr),
                                                          &std::free);
@@ -74,7 +79,8 @@ Signature read_signature(const Json& data) {
   }
   for (const Json& bucket : array_at(data, "buckets")) {
     const int64_t last = signature.buckets.empty() ? 0 : signature.buckets.back();
-    if (!is_integer(bucket) || bucket.get<int64_t>() <= last) {
+    if (!is_integer(bucket) || bucket.get<int64_t>() <= last ||
+        bucket.get<int64_t>() > INT32_MAX) {
       throw JsonError{"buckets: lengths are positive and ascend"};
     }
     signature.buckets.push_back(bucket.get<int64_t>());
@@ -83,18 +89,24 @@ Signature read_signature(const Json& data) {
   return signature;
 }
 
-// Flattens nested arrays of numbers; `width` becomes the length of the last axis.
-void flatten(const Json& value, std::vector<float>& out, size_t& width) {
-  if (value.is_number()) {
-    out.push_back(value.get<float>());
+// Reads a nested array of numbers: what the first path down finds, all others must have.
+void read_output(const Json& value, size_t axis, GoldenCase& out) {
+  if (!value.is_array()) {
+    if (!value.is_number()) throw JsonError{"an output holds something that is no number"};
+    if (axis != out.shape.size()) throw JsonError{"an output is no regular array"};
+    out.expected.push_back(value.get<float>());
     return;
   }
-  if (!value.is_array()) throw JsonError{"an output holds something that is no number"};
-  width = value.size();
-  for (const Json& item : value) flatten(item, out, width);
+  const auto size = static_cast<int64_t>(value.size());
+  if (axis == out.shape.size() && out.expected.empty()) out.shape.push_back(size);
+  if (axis >= out.shape.size() || out.shape[axis] != size) {
+    throw JsonError{"an output is no regular array"};
+  }
+  for (const Json& item : value) read_output(item, axis + 1, out);
 }
 
 GoldenCase read_case(std::string_view line, const std::string& output) {
+  if (line.size() > kLongestCase) throw JsonError{"it is longer than 64 MiB"};
   const Json data = parse_json(line);
   GoldenCase done;
   const Json& input = member(data, "input");
@@ -114,7 +126,8 @@ GoldenCase read_case(std::string_view line, const std::string& output) {
     }
     done.inputs.push_back({name, std::move(values)});
   }
-  flatten(array_at(outputs[0], output.c_str()), done.expected, done.width);
+  read_output(array_at(outputs[0], output.c_str()), 0, done);
+  if (done.expected.empty()) throw JsonError{"an output is empty"};
   return done;
 }
 
@@ -131,13 +144,16 @@ int64_t Signature::tokens_for(int64_t tokens) const {
 
 Bundle::Bundle(const std::string& folder) : folder_(folder) {
   const std::string path = folder + "/" + kManifest;
-  if (folder.find('\0') != std::string::npos || resolve(path).empty()) {
+  const bool nul = folder.find('\0') != std::string::npos;
+  if (nul || (resolve(path).empty() && (errno == ENOENT || errno == ENOTDIR))) {
     throw Error(Kind::kBundle, folder + " is no bundle: it has no manifest.json.",
                 "'edgellm build' makes one.");
   }
   Json data;
   try {
-    const MappedFile file(path, path);
+    File file(path, path);
+    if (file.size() > kLargestManifest) throw JsonError{"it is larger than 16 MiB"};
+    file.load();
     data = parse_json(file.text());
   } catch (const JsonError& error) {
     throw Error(Kind::kBundle, path + " can't be read: " + error.what + ".", kRebuild);
@@ -226,15 +242,16 @@ std::string Bundle::inside(const std::string& name) const {
   return path.empty() ? folder_ + "/" + name : path;
 }
 
-MappedFile Bundle::use(const std::string& name) const {
+File Bundle::use(const std::string& name) const {
   const FileEntry& listed = entry(name);
-  MappedFile file(inside(name), folder_ + ": " + name);
+  File file(inside(name), folder_ + ": " + name);
   if (file.size() != listed.bytes) {
     throw Error(Kind::kBundle,
                 folder_ + ": " + name + " has " + std::to_string(file.size()) +
                     " bytes, the manifest says " + std::to_string(listed.bytes) + ".",
                 kRebuild);
   }
+  file.load();
   if (sha256_hex(file.data(), file.size()) != listed.sha256) {
     throw Error(Kind::kBundle,
                 folder_ + ": " + name + " was altered: its SHA-256 is not the manifest's.",
@@ -259,7 +276,7 @@ const Artifact& Bundle::artifact(const std::string& wanted) const {
 }
 
 std::vector<GoldenCase> Bundle::golden(int64_t limit) const {
-  const MappedFile file = use(kGolden);
+  const File file = use(kGolden);
   const std::string output = artifact("").signature.outputs[0].name;
   std::vector<GoldenCase> cases;
   std::string_view rest = file.text();

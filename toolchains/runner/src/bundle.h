@@ -54,7 +54,7 @@ struct GoldenCase {
   std::string text;             // for messages
   std::vector<Input> inputs;    // of the first pass
   std::vector<float> expected;  // its first output, of the fp32 source
-  size_t width = 0;             // length of the output's last axis
+  std::vector<int64_t> shape;   // of that output
 };
 
 class Bundle {
@@ -63,7 +63,7 @@ class Bundle {
   explicit Bundle(const std::string& folder);
 
   // A listed file whose size and hash were just checked. Throws Error(kBundle).
-  MappedFile use(const std::string& name) const;
+  File use(const std::string& name) const;
 
   // The artifact of that id or format; "" is the first that the runner can run. Throws
   // Error(kUsage).

@@ -19,7 +19,7 @@ namespace {
 
 constexpr int64_t kRunsForP99 = 100;
 
-// Mean cosine over the last axis; 0 where a vector is zero, infinite or not a number.
+// Mean cosine over vectors of `width` values; 0 where a vector is zero, infinite or not a number.
 double cosine(const std::vector<float>& a, const std::vector<float>& b, size_t width) {
   double sum = 0;
   for (size_t start = 0; start < a.size(); start += width) {
@@ -71,22 +71,20 @@ void print_line(const std::string& text) {
 
 // Reads "101 7592 102".
 std::vector<int64_t> read_ids(const std::string& line) {
+  constexpr const char* kSpaces = " \t\r";
   std::vector<int64_t> found;
-  for (const char* at = line.c_str(); *at != '\0';) {
-    if (*at == ' ' || *at == '\t' || *at == '\r') {
-      ++at;
-      continue;
-    }
+  for (size_t at = line.find_first_not_of(kSpaces); at != std::string::npos;) {
+    const std::string word = line.substr(at, line.find_first_of(kSpaces, at) - at);
     char* end = nullptr;
     errno = 0;
-    const long long id = std::strtoll(at, &end, 10);
-    const bool whole = end != at && (*end == '\0' || *end == ' ' || *end == '\t' || *end == '\r');
-    if (!whole || errno != 0) {
-      throw Error(Kind::kInput, "A line is ids separated by spaces; this is none: " +
-                                    std::string(at).substr(0, 40) + ".");
+    const long long id = std::strtoll(word.c_str(), &end, 10);
+    // strtoll itself stops at a NUL, and skips spaces of any kind.
+    if (word.find_first_not_of("+-0123456789") != std::string::npos || *end != '\0' || errno != 0) {
+      throw Error(Kind::kInput,
+                  "A line is ids separated by spaces; this is none: " + line.substr(at, 40) + ".");
     }
     found.push_back(id);
-    at = end;
+    at = line.find_first_not_of(kSpaces, at + word.size());
   }
   return found;
 }
@@ -117,13 +115,13 @@ int golden(const Options& options) {
       feeds.push_back({input.name, {1, static_cast<int64_t>(input.values.size())}, input.values});
     }
     const Output& output = session.infer(feeds)[0];
-    if (output.values.size() != one.expected.size() || one.width == 0) {
-      throw Error(Kind::kBundle, "The artifact gives " + std::to_string(output.values.size()) +
-                                     " values where the golden case has " +
-                                     std::to_string(one.expected.size()) + ".");
+    if (output.shape != one.shape) {
+      throw Error(Kind::kBundle, "The artifact gives " + shape_text(output.shape) +
+                                     " where the golden case has " + shape_text(one.shape) + ".");
     }
+    const auto width = static_cast<size_t>(one.shape.back());
     scores.push_back(decides ? decision(one.expected, output.values, bundle.scores())
-                             : cosine(one.expected, output.values, one.width));
+                             : cosine(one.expected, output.values, width));
   }
   const auto worst = std::min_element(scores.begin(), scores.end());
   const double mean =
@@ -169,19 +167,11 @@ int ids(const Options& options) {
       const double start = now_ms();
       const std::vector<Output>& outputs = session.infer(feeds);
       const double took = now_ms() - start;
-      std::string text = "{\"outputs\":{";
-      for (const Output& output : outputs) {
-        if (&output != outputs.data()) text += ',';
-        text += dump(Json(output.name)) + ':';
-        append_floats(text, output.values.data(), output.shape);
-      }
-      print_line(text + "},\"inference_ms\":" + dump(Json(took)) + "}");
+      print_line(outputs_text(outputs) + ",\"inference_ms\":" + dump(took) + "}");
     } catch (const Error& error) {
       if (error.kind != Kind::kInput) throw;
       code = error.exit_code();  // the other lines are still answered
-      print_line(dump(
-          {{"error",
-            {{"kind", error.kind_name()}, {"message", error.message}, {"hint", error.hint}}}}));
+      print_line(error_text(error));
     }
   }
   return code;
@@ -221,35 +211,36 @@ int bench(const Options& options) {
   const double p50 = percentile(samples, 50), p90 = percentile(samples, 90);
   const double total = std::accumulate(samples.begin(), samples.end(), 0.0);
   const auto runs = static_cast<double>(options.runs);
-  const Json p99 = options.runs < kRunsForP99 ? Json() : Json(percentile(samples, 99));
+  const OrderedJson p99 =
+      options.runs < kRunsForP99 ? OrderedJson() : OrderedJson(percentile(samples, 99));
   const Artifact& artifact = session.artifact();
   if (!options.json) {
     const std::string last = p99.is_null() ? "n/a" : std::to_string(p99.get<double>());
     std::printf(
         "%s, %lld tokens, %d thread(s), %lld runs: p50 %.3f ms, p90 %.3f ms, p99 %s, "
         "first %.3f ms, load %.1f ms, %.1f MB\n%s\n",
-        artifact.id.c_str(), static_cast<long long>(options.tokens), options.threads,
+        artifact.id.c_str(), static_cast<long long>(options.tokens), session.threads(),
         static_cast<long long>(options.runs), p50, p90, last.c_str(), first, session.load_ms(),
         peak_rss_mb(), machine()["cpu"].get<std::string>().c_str());
     return 0;
   }
-  const Json record = {{"id", artifact.id},
-                       {"format", artifact.format},
-                       {"tokens", options.tokens},
-                       {"threads", options.threads},
-                       {"runs", options.runs},
-                       {"load_ms", session.load_ms()},
-                       {"first_ms", first},
-                       {"tokenize_ms", 0.0},
-                       {"p50_ms", p50},
-                       {"p90_ms", p90},
-                       {"p99_ms", p99},
-                       {"mean_ms", total / runs},
-                       {"cpu_ms", spent / runs},
-                       {"peak_rss_mb", peak_rss_mb()}};
+  const OrderedJson record = {{"id", artifact.id},
+                              {"format", artifact.format},
+                              {"tokens", options.tokens},
+                              {"threads", options.threads},
+                              {"runs", options.runs},
+                              {"load_ms", session.load_ms()},
+                              {"first_ms", first},
+                              {"tokenize_ms", 0.0},
+                              {"p50_ms", p50},
+                              {"p90_ms", p90},
+                              {"p99_ms", p99},
+                              {"mean_ms", total / runs},
+                              {"cpu_ms", spent / runs},
+                              {"peak_rss_mb", peak_rss_mb()}};
   print_line(dump({{"machine", machine()},
                    {"engines", {{artifact.id, engine()}}},
-                   {"records", Json::array({record})}}));
+                   {"records", OrderedJson::array({record})}}));
   return 0;
 }
 

@@ -9,7 +9,7 @@ namespace edgellm {
 struct Options {
   std::string bundle;
   std::string artifact;
-  int threads = 1;
+  int64_t threads = 1;
   int64_t cases = -1;  // golden: all
   int64_t tokens = 0;  // bench
   int64_t runs = 100;

@@ -119,8 +119,8 @@ void append_floats(std::string& text, const float* values, const std::vector<int
   append_axis(text, values, shape, 0);
 }
 
-std::string dump(const Json& value) {
-  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+std::string dump(const OrderedJson& value) {
+  return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 }  // namespace edgellm

@@ -10,7 +10,11 @@
 
 namespace edgellm {
 
-using Json = nlohmann::ordered_json;
+// What is read.
+using Json = nlohmann::json;
+// What is written: keys stay in order. Finding one takes time linear in their number, so hostile
+// text is not read into it.
+using OrderedJson = nlohmann::ordered_json;
 
 // Thrown by parse_json and the readers below; says what is wrong and where.
 struct JsonError {
@@ -35,6 +39,6 @@ bool is_integer(const Json& value);
 void append_floats(std::string& text, const float* values, const std::vector<int64_t>& shape);
 
 // One line; a string that is not UTF-8 (a file name) has its bytes replaced.
-std::string dump(const Json& value);
+std::string dump(const OrderedJson& value);
 
 }  // namespace edgellm

@@ -1,8 +1,12 @@
 #include "lines.h"
 
+#include <poll.h>
 #include <unistd.h>
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
+
+#include "error.h"
 
 namespace edgellm {
 
@@ -13,7 +17,16 @@ bool LineReader::next(Line& line) {
     if (start_ == end_) {
       const ssize_t n = read(fd_, buffer_.data(), buffer_.size());
       if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) return any;
+      if (n < 0 && errno == EAGAIN) {  // whoever started us made it non-blocking
+        pollfd wait{fd_, POLLIN, 0};
+        poll(&wait, 1, -1);
+        continue;
+      }
+      if (n < 0) {
+        throw Error(Kind::kDevice,
+                    std::string("Standard input can't be read: ") + std::strerror(errno) + ".");
+      }
+      if (n == 0) return any;
       start_ = 0;
       end_ = static_cast<size_t>(n);
     }

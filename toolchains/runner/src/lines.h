@@ -17,6 +17,7 @@ class LineReader {
   LineReader(int fd, size_t longest) : fd_(fd), longest_(longest), buffer_(1 << 16) {}
 
   // The next line without its end; false at the end of the input. A last line needs no newline.
+  // Throws Error(kDevice).
   bool next(Line& line);
 
  private:

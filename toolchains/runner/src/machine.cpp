@@ -55,13 +55,13 @@ std::string cpu_name(const std::map<std::string, std::string>& fields) {
          part->second;
 }
 
-Json features(const std::map<std::string, std::string>& fields) {
+OrderedJson features(const std::map<std::string, std::string>& fields) {
   std::string flags;
   for (const char* key : {"flags", "Features"}) {
     const auto found = fields.find(key);
     if (found != fields.end()) flags += " " + found->second + " ";
   }
-  Json found = Json::array();
+  OrderedJson found = OrderedJson::array();
   for (const std::string feature : kFeatures) {
     if (flags.find(" " + feature + " ") != std::string::npos) found.push_back(feature);
   }
@@ -77,20 +77,22 @@ int cores() {
 
 }  // namespace
 
-Json machine() {
+OrderedJson machine() {
   const auto fields = read_fields("/proc/cpuinfo");
   utsname system{};
   uname(&system);
   // Set by whatever starts an emulator, which shows the host's governor and load.
   const char* told = std::getenv("EDGELLM_EMULATED");
   const bool emulated = told != nullptr && std::string(told) == "1";
-  Json governor, load;
+  OrderedJson governor, load;
   if (!emulated) {
     std::ifstream file("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
     std::string line;
     if (std::getline(file, line)) governor = trim(line);
+#if !defined(__ANDROID__) || __ANDROID_API__ >= 29
     double average = 0;
     if (getloadavg(&average, 1) == 1) load = std::round(average * 100) / 100;
+#endif
   }
   return {{"cpu", cpu_name(fields)},
           {"arch", system.machine},

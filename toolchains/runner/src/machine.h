@@ -5,7 +5,7 @@
 
 namespace edgellm {
 
-Json machine();
+OrderedJson machine();
 
 // Processor time of this process over all threads, in milliseconds.
 double cpu_ms();

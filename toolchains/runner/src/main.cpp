@@ -1,4 +1,5 @@
 // edgellm-runner: runs the ExecuTorch artifact of a bundle where there is no Python.
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -81,8 +82,7 @@ Options parse(const std::vector<std::string>& words, const std::set<std::string>
       continue;
     }
     const int64_t number = whole(word, value);
-    if (word == "--threads")
-      options.threads = static_cast<int>(number < 0 || number > 4096 ? 0 : number);
+    if (word == "--threads") options.threads = number;
     if (word == "--cases") options.cases = number;
     if (word == "--tokens") options.tokens = number;
     if (word == "--runs") options.runs = number;
@@ -100,7 +100,8 @@ int run(const std::vector<std::string>& words) {
     std::printf("%s\n", engine().c_str());
     return 0;
   }
-  if (command == "--help" || command == "-h") {
+  const auto asks = [](const std::string& word) { return word == "--help" || word == "-h"; };
+  if (std::any_of(words.begin(), words.end(), asks)) {
     std::fputs(kHelp, stdout);
     return 0;
   }
@@ -116,6 +117,9 @@ int run(const std::vector<std::string>& words) {
               "'edgellm-runner --help' says what they do.");
 }
 
+// What was printed may still be in a buffer, or lost already.
+bool printed() { return std::fflush(stdout) == 0 && std::ferror(stdout) == 0; }
+
 int complain(int code, const std::string& text) {
   std::fprintf(stderr, "edgellm-runner: %s\n", text.c_str());
   return code;
@@ -127,7 +131,9 @@ int complain(int code, const std::string& text) {
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a write that fails says so
   try {
-    return edgellm::run(std::vector<std::string>(argv + 1, argv + argc));
+    const int code = edgellm::run(std::vector<std::string>(argv + 1, argv + argc));
+    if (!edgellm::printed()) return edgellm::complain(7, "Standard output can't be written to.");
+    return code;
   } catch (const edgellm::Error& error) {
     return edgellm::complain(error.exit_code(), error.text());
   } catch (const std::bad_alloc&) {

@@ -100,18 +100,18 @@ struct PoolUse {
 }  // namespace
 
 struct Model::Program {
-  Program(std::string name, MappedFile mapped, const Signature& signature, int threads)
-      : name(std::move(name)), pool(threads), file(std::move(mapped)), signature(signature) {}
+  Program(std::string name, File loaded, const Signature& signature, int threads)
+      : name(std::move(name)), pool(threads), file(std::move(loaded)), signature(signature) {}
 
   std::string name;
   PoolUse pool;
-  MappedFile file;  // the module reads from it as long as it lives
+  File file;  // the module reads from it as long as it lives
   const Signature signature;
   std::unique_ptr<executorch::extension::Module> module;
   std::vector<std::vector<int32_t>> narrow;  // inputs that the artifact takes as int32
 };
 
-Model::Model(const std::string& name, MappedFile file, const Signature& signature, int threads) {
+Model::Model(const std::string& name, File file, const Signature& signature, int threads) {
   claim_log();
   program_ = std::make_unique<Program>(name, std::move(file), signature, threads);
   Program& p = *program_;
@@ -146,8 +146,7 @@ Model::Model(const std::string& name, MappedFile file, const Signature& signatur
 
 Model::~Model() = default;
 
-void Model::run(const std::vector<std::vector<int64_t>>& inputs, int64_t tokens,
-                std::vector<Output>& outputs) {
+std::vector<Output> Model::run(const std::vector<std::vector<int64_t>>& inputs, int64_t tokens) {
   Program& p = *program_;
   first_log.clear();
   // TensorImpl itself and not extension/tensor's pointers: they hold a std::function each.
@@ -171,7 +170,7 @@ void Model::run(const std::vector<std::vector<int64_t>>& inputs, int64_t tokens,
   if (!result.ok()) {
     throw Error(Kind::kDevice, "ExecuTorch failed to run: " + describe(result.error()) + ".");
   }
-  outputs.resize(result->size());
+  std::vector<Output> outputs(result->size());
   for (size_t i = 0; i < outputs.size(); ++i) {
     const auto& value = (*result)[i];
     if (!value.isTensor() || value.toTensor().scalar_type() != ScalarType::Float) {
@@ -184,6 +183,7 @@ void Model::run(const std::vector<std::vector<int64_t>>& inputs, int64_t tokens,
     const auto* data = tensor.const_data_ptr<float>();
     outputs[i].values.assign(data, data + tensor.numel());
   }
+  return outputs;
 }
 
 const char* executorch_version() { return EDGELLM_EXECUTORCH_VERSION; }

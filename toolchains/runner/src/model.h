@@ -21,15 +21,14 @@ class Model {
   // Sets the process's compute threads, then loads. `name` is the file's name in messages.
   // Throws Error(kBundle): the runtime can't load the file, or it is not what the signature says.
   // Throws Error(kUsage): another model is open with another number of threads.
-  Model(const std::string& name, MappedFile file, const Signature& signature, int threads);
+  Model(const std::string& name, File file, const Signature& signature, int threads);
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
   // One forward pass over inputs in the signature's order, each `tokens` long.
   // Throws Error(kDevice).
-  void run(const std::vector<std::vector<int64_t>>& inputs, int64_t tokens,
-           std::vector<Output>& outputs);
+  std::vector<Output> run(const std::vector<std::vector<int64_t>>& inputs, int64_t tokens);
 
  private:
   struct Program;

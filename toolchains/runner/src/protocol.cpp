@@ -1,7 +1,9 @@
 #include "protocol.h"
 
+#include <poll.h>
 #include <unistd.h>
 #include <cerrno>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <new>
@@ -17,6 +19,7 @@
 namespace edgellm {
 namespace {
 
+constexpr int kProtocol = 1;
 constexpr size_t kLongestLine = size_t{16} << 20;
 constexpr size_t kMostAxes = 32;
 constexpr const char* kOps = "open, infer, time, usage";
@@ -75,20 +78,14 @@ class Worker {
       throw Error(Kind::kUsage,
                   std::string("A request is an object whose op is one of ") + kOps + ".");
     } catch (const Error& error) {
-      return wire(error);
+      return error_text(error);
     } catch (const JsonError& error) {
-      return wire(Error(Kind::kInput, "The request is wrong: " + error.what + "."));
+      return error_text(Error(Kind::kInput, "The request is wrong: " + error.what + "."));
     } catch (const std::bad_alloc&) {
-      return wire(Error(Kind::kDevice, "Memory ran out."));
+      return error_text(Error(Kind::kDevice, "Memory ran out."));
     } catch (const std::exception& error) {
-      return wire(Error(Kind::kInternal, error.what()));
+      return error_text(Error(Kind::kInternal, error.what()));
     }
-  }
-
-  static std::string wire(const Error& error) {
-    return dump(
-        {{"error",
-          {{"kind", error.kind_name()}, {"message", error.message}, {"hint", error.hint}}}});
   }
 
  private:
@@ -109,10 +106,12 @@ class Worker {
       throw Error(Kind::kUsage, "A worker holds one artifact; start another worker for the next.");
     }
     const int64_t threads = request.contains("threads") ? integer_at(request, "threads") : 1;
-    const int bounded = threads < 0 || threads > 1 << 20 ? 0 : static_cast<int>(threads);
     session_ = std::make_unique<Session>(text_at(request, "bundle"), text_at(request, "artifact"),
-                                         bounded);
-    return dump({{"engine", engine()}, {"load_ms", session_->load_ms()}, {"machine", machine()}});
+                                         threads);
+    return dump({{"protocol", kProtocol},
+                 {"engine", engine()},
+                 {"load_ms", session_->load_ms()},
+                 {"machine", machine()}});
   }
 
   std::string infer(const Json& request) {
@@ -121,20 +120,17 @@ class Worker {
     const double start = now_ms();
     const std::vector<Output>& outputs = opened.infer(feeds);
     const double took = now_ms() - start;
-    std::string text = "{\"outputs\":{";
-    for (const Output& output : outputs) {
-      if (&output != outputs.data()) text += ',';
-      text += dump(Json(output.name)) + ':';
-      append_floats(text, output.values.data(), output.shape);
-    }
-    const Json timing = {{"tokenize_ms", 0.0}, {"inference_ms", took}};
-    return text + "},\"timing\":" + dump(timing) + "}";
+    const OrderedJson timing = {{"tokenize_ms", 0.0}, {"inference_ms", took}};
+    return outputs_text(outputs) + ",\"timing\":" + dump(timing) + "}";
   }
 
   // Times a block of runs. The clock runs here, so that the pipe is not part of any figure.
   std::string time(const Json& request) {
     Session& opened = session();
-    if (!request.contains("feeds") && request.contains("input")) throw no_tokenizer();
+    if (request.contains("input")) {
+      if (!request.contains("feeds")) throw no_tokenizer();
+      throw Error(Kind::kUsage, "A time request has either feeds or an input.");
+    }
     const std::vector<Feed> feeds = read_feeds(request);
     const int64_t warmup = request.contains("warmup") ? integer_at(request, "warmup") : 0;
     const int64_t runs = integer_at(request, "runs");
@@ -164,15 +160,21 @@ class Worker {
   std::unique_ptr<Session> session_;
 };
 
-// Whether all of it could be written.
-bool write_all(int fd, const std::string& text) {
+void write_all(int fd, const std::string& text) {
   for (size_t done = 0; done < text.size();) {
     const ssize_t n = write(fd, text.data() + done, text.size() - done);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
+    if (n < 0 && errno == EAGAIN) {
+      pollfd wait{fd, POLLOUT, 0};
+      poll(&wait, 1, -1);
+      continue;
+    }
+    if (n < 0) {
+      throw Error(Kind::kDevice,
+                  std::string("A reply can't be written: ") + std::strerror(errno) + ".");
+    }
     done += static_cast<size_t>(n);
   }
-  return true;
 }
 
 }  // namespace
@@ -185,11 +187,24 @@ int serve() {
   Worker worker;
   LineReader reader(0, kLongestLine);
   for (Line line; reader.next(line);) {
-    if (!write_all(replies, worker.reply(line) + "\n")) {
-      throw Error(Kind::kDevice, "The other end of the pipe is gone.");
-    }
+    write_all(replies, worker.reply(line) + "\n");
   }
   return 0;
+}
+
+std::string outputs_text(const std::vector<Output>& outputs) {
+  std::string text = "{\"outputs\":{";
+  for (const Output& output : outputs) {
+    if (&output != outputs.data()) text += ',';
+    text += dump(output.name) + ':';
+    append_floats(text, output.values.data(), output.shape);
+  }
+  return text + '}';
+}
+
+std::string error_text(const Error& error) {
+  return dump(
+      {{"error", {{"kind", error.kind_name()}, {"message", error.message}, {"hint", error.hint}}}});
 }
 
 std::string engine() { return "edgellm-runner " + version(); }

@@ -16,31 +16,27 @@ std::string join(std::vector<std::string> words) {
   return text;
 }
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::vector<std::string> words;
-  for (const int64_t n : shape) words.push_back(std::to_string(n));
-  return "[" + join(words) + "]";
-}
-
 // Drops what padding added behind axis 1 of [1, tokens, ...].
 void crop(Output& output, int64_t tokens) {
-  if (output.shape.size() < 2 || output.shape[1] <= tokens) return;
-  const size_t row = output.values.size() / static_cast<size_t>(output.shape[0] * output.shape[1]);
+  if (output.shape.size() < 2 || output.shape[0] != 1 || output.shape[1] <= tokens) return;
+  const size_t row = output.values.size() / static_cast<size_t>(output.shape[1]);
   output.shape[1] = tokens;
   output.values.resize(row * static_cast<size_t>(tokens));
 }
 
 }  // namespace
 
-Session::Session(const std::string& bundle, const std::string& wanted, int threads)
-    : bundle_(bundle), artifact_(bundle_.artifact(wanted)), threads_(threads) {
+Session::Session(const std::string& bundle, const std::string& wanted, int64_t threads)
+    : bundle_(bundle),
+      artifact_(bundle_.artifact(wanted)),
+      threads_(static_cast<int>(threads)) {
   if (threads < 1 || threads > kMaxThreads) {
     throw Error(Kind::kUsage, std::to_string(threads) + " threads can't compute; from 1 to " +
                                   std::to_string(kMaxThreads) + " can.");
   }
-  MappedFile file = bundle_.use(artifact_.file);
+  File file = bundle_.use(artifact_.file);
   const double start = now_ms();
-  model_ = std::make_unique<Model>(artifact_.file, std::move(file), artifact_.signature, threads);
+  model_ = std::make_unique<Model>(artifact_.file, std::move(file), artifact_.signature, threads_);
   load_ms_ = now_ms() - start;
   padded_.resize(artifact_.signature.inputs.size());
 }
@@ -55,10 +51,11 @@ const std::vector<Output>& Session::infer(const std::vector<Feed>& feeds) {
     padded_[i].assign(static_cast<size_t>(length), signature.inputs[i].pad);
     std::copy(values.begin(), values.end(), padded_[i].begin());
   }
-  model_->run(padded_, length, outputs_);
-  for (size_t i = 0; i < outputs_.size(); ++i) {
-    if (signature.outputs[i].per_token) crop(outputs_[i], tokens);
+  std::vector<Output> outputs = model_->run(padded_, length);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (signature.outputs[i].per_token) crop(outputs[i], tokens);
   }
+  outputs_ = std::move(outputs);
   return outputs_;
 }
 
@@ -99,11 +96,16 @@ int64_t Session::check(const std::vector<Feed>& feeds) {
     }
     ordered_.push_back(&feed);
   }
-  if (tokens > bundle_.max_tokens()) {
+  check_length(static_cast<uint64_t>(tokens));
+  return tokens;
+}
+
+void Session::check_length(uint64_t tokens) {
+  outputs_.clear();
+  if (tokens > static_cast<uint64_t>(bundle_.max_tokens())) {
     throw Error(Kind::kInput, std::to_string(tokens) + " tokens exceed the bundle's " +
                                   std::to_string(bundle_.max_tokens()) + ".");
   }
-  return tokens;
 }
 
 std::vector<Feed> Session::feeds_of(std::vector<int64_t> ids) const {
@@ -119,6 +121,12 @@ std::vector<Feed> Session::feeds_of(std::vector<int64_t> ids) const {
     feeds.push_back({spec.name, {1, tokens}, std::move(values)});
   }
   return feeds;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::vector<std::string> words;
+  for (const int64_t n : shape) words.push_back(std::to_string(n));
+  return "[" + join(words) + "]";
 }
 
 std::string version() {

@@ -22,14 +22,18 @@ struct Feed {
 class Session {
  public:
   // `wanted`: an artifact id, a format, or "" for the first that can run here.
-  Session(const std::string& bundle, const std::string& wanted, int threads);
+  Session(const std::string& bundle, const std::string& wanted, int64_t threads);
 
-  // One forward pass over unpadded feeds [1, tokens]. The outputs stay until the next run.
+  // One forward pass over unpadded feeds [1, tokens]. The outputs stay until the next run, which
+  // discards them even if it fails.
   // Throws Error(kInput): a name, shape, dtype, length or id does not fit the signature.
   const std::vector<Output>& infer(const std::vector<Feed>& feeds);
 
   // The feeds of one text from its ids: the mask is all ones, the token types all zeros.
   std::vector<Feed> feeds_of(std::vector<int64_t> ids) const;
+
+  // Throws Error(kInput) if a text is too long to run, and discards the outputs as a run does.
+  void check_length(uint64_t tokens);
 
   const Bundle& bundle() const { return bundle_; }
   const Artifact& artifact() const { return artifact_; }
@@ -50,6 +54,9 @@ class Session {
   std::vector<std::vector<int64_t>> padded_;  // kept, so that a run allocates little
   std::vector<Output> outputs_;
 };
+
+// "[1, 384]".
+std::string shape_text(const std::vector<int64_t>& shape);
 
 // "edgellm-runner 0.1.0 (executorch 1.5.1)" without its first word.
 std::string version();
