@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
 
 DOT_PRODUCT = """
     int8x16_t one = vdupq_n_s8(line[0] != 0);
-    printf("{\\"load_ms\\": %d}\\n", vaddvq_s32(vdotq_s32(vdupq_n_s32(0), one, one)));
+    printf("{\\"protocol\\": 1, \\"load_ms\\": %d}\\n", vaddvq_s32(vdotq_s32(vdupq_n_s32(0), one, one)));
 """
 """What only a Raspberry Pi 5 executes."""
 
@@ -154,7 +154,7 @@ def test_an_instruction_that_the_cpu_lacks_is_named(
     program = planted(DOT_PRODUCT)
     monkeypatch.setattr(Emulation, "python", lambda self, cpu: str(program))
     with open_device("emulator:cortex-a76").start("onnx") as worker:
-        assert worker.request("infer") == {"load_ms": 16}
+        assert worker.request("infer") == {"protocol": 1, "load_ms": 16}
     with open_device("emulator:cortex-a72").start("onnx") as worker, pytest.raises(DeviceError) as caught:
         worker.request("infer")
     assert str(caught.value).startswith(
