@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgellm.device import DeviceInfo
-from edgellm.device.host import copy
+from edgellm.device._files import LocalFiles
 from edgellm.emulation.counter import Counter, plugin
 from edgellm.emulation.cpus import CPUS, Cpu, cpu_model
 from edgellm.emulation.leftovers import work_folder
@@ -41,7 +41,7 @@ _LAUNCH = 'ulimit -c 0; [ "$0" = none ] || ulimit -v "$0"; exec "$@"'
 """A crash leaves no dump of qemu behind; and the memory limit, in KiB."""
 
 
-class Emulator:
+class Emulator(LocalFiles):
     """One emulated CPU model. Starts any number of workers, side by side as well."""
 
     emulated = True
@@ -86,19 +86,6 @@ class Emulator:
             from edgellm.emulation.native import native_runner
 
             native_runner()
-
-    def push(self, path: Path) -> str:
-        """Return the file's own path: an emulated process sees this machine's files."""
-        return str(path.resolve())
-
-    def pull(self, remote: str, local: Path) -> None:
-        """Copy a file.
-
-        Raises:
-            DeviceError: it is not there, or can't be written.
-
-        """
-        copy(Path(remote), local, self.name)
 
     def start(self, fmt: str, *, counting: bool = False) -> WorkerClient:
         """Start an emulated worker.

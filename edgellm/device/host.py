@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from edgellm.device import DeviceInfo
-from edgellm.errors import DeviceError, UsageError, unknown
+from edgellm.device._files import LocalFiles
+from edgellm.errors import UsageError, unknown
 from edgellm.runtime import engines
 from edgellm.runtime.client import WorkerClient
 from edgellm.runtime.machine import machine
 
 
-class Host:
+class Host(LocalFiles):
     """Runs workers as child processes of this interpreter's kind."""
 
     name = "host"
@@ -37,19 +36,6 @@ class Host:
             raise _does_not_count()
         for fmt in formats:
             engines.require(fmt)
-
-    def push(self, path: Path) -> str:
-        """Return the file's own path: it is here already."""
-        return str(path.resolve())
-
-    def pull(self, remote: str, local: Path) -> None:
-        """Copy a file.
-
-        Raises:
-            DeviceError: it is not there, or can't be written.
-
-        """
-        copy(Path(remote), local, self.name)
 
     def start(self, fmt: str, *, counting: bool = False) -> WorkerClient:
         """Start a worker in a process of its own.
@@ -82,16 +68,3 @@ def _does_not_count() -> UsageError:
         "The host does not count instructions: a real device has a latency, which bench measures.",
         hint="Count on an emulated one: --device emulator:cortex-a72.",
     )
-
-
-def copy(source: Path, target: Path, device: str) -> None:
-    """Copy a file on devices that share this machine's files.
-
-    Raises:
-        DeviceError: it is not there, or can't be written.
-
-    """
-    try:
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise DeviceError(f"{source} can't be brought from {device} to {target}: {error.strerror}.") from None
