@@ -22,8 +22,8 @@ def write_verification(bundle: Bundle, verification: Verification) -> Path:
     """Write reports/verify-<device>.json and return its path.
 
     It names the manifest that it is about by hash, so that a report can't pass for another bundle's. What an older report
-    about the same manifest and device says of other artifacts stays, and of the same ones where it stands on more cases
-    and nothing has failed since.
+    about the same manifest and device says of other artifacts stays, and of the same ones where it stands on more cases,
+    unless they fail now: a smaller check that passes proves less than the one it would hide.
 
     Raises:
         OSError: the bundle can't be written to.
@@ -69,6 +69,6 @@ def _merged(old: list[_Verdict], new: list[_Verdict]) -> list[_Verdict]:
     known = {item["id"]: item for item in old}
     for item in new:
         before = known.get(item["id"])
-        if before is None or not item["ok"] or not before["ok"] or item["agreement"]["n"] >= before["agreement"]["n"]:
+        if before is None or not item["ok"] or item["agreement"]["n"] >= before["agreement"]["n"]:
             known[item["id"]] = item
     return list(known.values())

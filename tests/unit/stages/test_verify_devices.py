@@ -99,6 +99,8 @@ def test_a_smaller_check_does_not_replace_a_fuller_report_and_a_failure_does(tmp
     assert keep(2) == (True, 5)
     assert keep(1, bad.path) == (False, 1)
     assert keep(2) == (True, 2)
+    assert keep(3, bad.path) == (False, 3)
+    assert keep(2) == (False, 3), "fewer cases that pass do not hide a failure"
 
 
 def test_an_interrupt_ends_every_worker_at_once(embedder: Bundle) -> None:
