@@ -17,12 +17,13 @@ from edgellm.core.latency import RUNS_FOR_P99, Latency, percentile
 from edgellm.core.manifest import Artifact
 from edgellm.core.signature import Feeds, Signature
 from edgellm.device import Device
-from edgellm.errors import UsageError
+from edgellm.errors import InputError, UsageError
 from edgellm.runtime.bundle import TOKENIZER, Bundle
 from edgellm.runtime.client import WorkerClient
 from edgellm.runtime.machine import Machine
 from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
+from edgellm.tasks import load_task
 from edgellm.texts import default_texts
 
 DEFAULT_RUNS = 100
@@ -195,32 +196,45 @@ def _record(
 
 
 class Text:
-    """Real prose of a given number of tokens."""
+    """A real input of a given number of tokens."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._words = default_texts("bench")[0].split(" ")
         self._tokenizer = Tokenizer(bundle.use(TOKENIZER), bundle.manifest.max_tokens)
+        self._name = bundle.manifest.task
+        self._task = load_task(self._name)
+        self._options = bundle.manifest.task_options
 
-    def of(self, tokens: int) -> str:
-        """Return the shortest beginning that fills `tokens` once it is cut there, so that little is tokenized in vain.
+    def of(self, tokens: int) -> object:
+        """Return the shortest input whose first pass fills `tokens` once it is cut there, so that little is tokenized in vain.
 
         Raises:
-            UsageError: the prose is too short.
+            UsageError: the prose is too short, or what the task puts around it too long.
 
         """
         low, high = 1, len(self._words)
         while low < high:
             middle = (low + high) // 2
-            if len(self._tokenizer.encode(" ".join(self._words[:middle]), max_tokens=tokens).ids) >= tokens:
+            if self._tokens(middle, tokens) >= tokens:
                 high = middle
             else:
                 low = middle + 1
-        text = " ".join(self._words[:low])
-        found = len(self._tokenizer.encode(text, max_tokens=tokens).ids)
+        found = self._tokens(low, tokens)
         if found < tokens:
             raise UsageError(f"The text of the benchmark has {found} tokens, fewer than {tokens}.")
-        return text
+        return self._input(low)
 
     def feeds(self, tokens: int, signature: Signature) -> Feeds:
-        """Return the feeds of that text."""
-        return to_feeds(self._tokenizer.encode(self.of(tokens), max_tokens=tokens), signature)
+        """Return the feeds of that input's first pass."""
+        limited = self._tokenizer.limited(tokens)
+        return to_feeds(self._task.encode(self.of(tokens), limited, self._options)[0], signature)
+
+    def _input(self, words: int) -> object:
+        return self._task.bench(" ".join(self._words[:words]), self._options)
+
+    def _tokens(self, words: int, limit: int) -> int:
+        try:
+            encodings = self._task.encode(self._input(words), self._tokenizer.limited(limit), self._options)
+        except InputError as error:
+            raise UsageError(f"{limit} tokens are too few for {self._name}: {error}") from None
+        return len(encodings[0].ids)

@@ -22,6 +22,7 @@ from edgellm.core.agreement import Agreement, AgreementMatrix
 from edgellm.core.manifest import Artifact, BytesOf, FileEntry, Manifest, ModelInfo, TaskOptions
 from edgellm.core.signature import TOKENS, InputSpec, OutputSpec, Signature
 from edgellm.runtime.bundle import Bundle, to_json
+from edgellm.runtime.tokenizer import Tokenizer as RuntimeTokenizer
 from edgellm.tasks import load_task
 
 LABELS = ("negative", "neutral", "positive")
@@ -179,13 +180,15 @@ def tiny_bundle(
     path.mkdir(parents=True)
     (path / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     (path / "README.md").write_text("# tiny\n", encoding="utf-8")
-    tokenizer.enable_truncation(max_tokens)
+    runtime = RuntimeTokenizer(path / "tokenizer.json", max_tokens)
     with (path / "golden.jsonl").open("w", encoding="utf-8") as lines:
         for text in texts:
-            ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
+            encodings = plugin.encode(text, runtime, options)
+            ids = np.array([encodings[0].ids], dtype=np.int64)
             feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
             outputs = {output: source(feeds)}
-            case = {"input": text, "feeds": [feeds], "outputs": [outputs], "value": plugin.decode([outputs], options)}
+            value = plugin.decode(text, encodings, [outputs], options, runtime)
+            case = {"input": text, "feeds": [feeds], "outputs": [outputs], "value": value}
             lines.write(json.dumps(to_json(case), ensure_ascii=False) + "\n")
     (path / "model-fp32.onnx").write_bytes((source.perturbed(noise) if noise else source).onnx(output))
     for other in others:

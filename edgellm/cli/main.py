@@ -102,16 +102,24 @@ def build(
 
 @cli.command()
 @click.argument("bundle")
-@click.argument("text")
+@click.argument("text", required=False)
+@click.option("--task-input", metavar="JSON", help="The task's arguments in place of TEXT, as JSON.")
 @click.option("--format", "fmt", help="A format; the first whose engine is installed if left out.")
 @click.option("--threads", default=1, show_default=True, help="Compute threads.")
 @_JSON
-def run(bundle: str, text: str, fmt: str | None, threads: int, as_json: bool) -> None:
-    """Answer TEXT with BUNDLE in one forward pass."""
+def run(bundle: str, text: str | None, task_input: str | None, fmt: str | None, threads: int, as_json: bool) -> None:
+    r"""Answer TEXT with BUNDLE in one forward pass.
+
+    Tasks that need more than a text take --task-input, with the arguments of the transformers pipeline of that name:
+
+    \b
+        edgellm run BUNDLE --task-input '{"question": "...", "context": "..."}'
+    """
+    from edgellm.cli import render
     from edgellm.runtime import Session
     from edgellm.runtime.bundle import to_json
 
-    result = Session.open(bundle, format=fmt, threads=threads)(text)
+    result = Session.open(bundle, format=fmt, threads=threads)(_raw_input(text, task_input))
     if as_json:
         _print_json(
             {
@@ -122,7 +130,7 @@ def run(bundle: str, text: str, fmt: str | None, threads: int, as_json: bool) ->
             }
         )
         return
-    click.echo(_readable(to_json(result.value)))
+    click.echo(render.answer(to_json(result.value)))
     cut = "; the text was cut" if result.truncated else ""
     timing = result.timing
     click.echo(
@@ -320,16 +328,20 @@ def _print_json(data: object) -> None:
     click.echo(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
-def _readable(value: object) -> str:
-    """Return a value for people: a long vector is shortened."""
-    if isinstance(value, list) and value and isinstance(value[0], float):
-        head = ", ".join(f"{x:.4f}" for x in value[:6])
-        return f"[{head}, ...] ({len(value)} numbers; --json prints all)" if len(value) > 6 else f"[{head}]"
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "\n".join(f"{item['score']:.4f}  {item['label']}" for item in value)
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        return f"{len(value)} vectors of {len(value[0])} numbers (--json prints all)"
-    return str(value)
+def _raw_input(text: str | None, task_input: str | None) -> str | dict[str, object]:
+    """Return what the user gave: a text, or an object with the arguments of a task."""
+    if (text is None) == (task_input is None):
+        raise UsageError("Give either TEXT or --task-input.")
+    if task_input is None:
+        assert text is not None
+        return text
+    try:
+        given = json.loads(task_input)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--task-input is no JSON: {error}.") from None
+    if not isinstance(given, dict):
+        raise UsageError("--task-input is no JSON object.", hint='For example: {"text": "...", "text_pair": "..."}')
+    return given
 
 
 def _complain(message: str, hint: str = "") -> None:

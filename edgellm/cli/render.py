@@ -193,3 +193,21 @@ def _signature(signature: Signature) -> str:
 
 def _known(number: int | None) -> str:
     return "at load" if number is None else str(number)
+
+
+def answer(value: object) -> str:
+    """Return a task's answer, as JSON has it, for people: one line per part, its score first; vectors are shortened."""
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        head = ", ".join(f"{x:.4f}" for x in value[:6])
+        return f"[{head}, ...] ({len(value)} numbers; --json prints all)" if len(value) > 6 else f"[{head}]"
+    if isinstance(value, list) and value and isinstance(value[0], list) and isinstance(value[0][0], float):
+        return f"{len(value)} vectors of {len(value[0])} numbers (--json prints all)"
+    if isinstance(value, list):
+        between = "\n\n" if value and isinstance(value[0], list) else "\n"
+        return between.join(map(answer, value)) if value else "nothing found"
+    if isinstance(value, dict) and isinstance(value.get("scores"), list):
+        return "\n".join(f"{score:.4f}  {label}" for label, score in zip(value["labels"], value["scores"], strict=True))
+    if isinstance(value, dict) and "score" in value:
+        rest = "  ".join(str(item) for name, item in value.items() if name != "score")
+        return f"{value['score']:.4f}  {rest}"
+    return str(value)

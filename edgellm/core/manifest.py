@@ -93,8 +93,11 @@ class TaskOptions:
     Attributes:
         pooling: feature-extraction: "mean", "cls" or "none".
         normalize: feature-extraction: whether vectors have unit length.
-        labels: text-classification: label of each output, in order.
+        labels: label of each output, in order.
         scores: text-classification: "softmax", "sigmoid" or "none" turns logits into scores.
+        mask: fill-mask: the token that stands for a missing one.
+        mask_id: its id.
+        overlap: how many tokens neighbouring windows of a long text share; None where long texts are cut at the end.
 
     """
 
@@ -102,6 +105,9 @@ class TaskOptions:
     normalize: bool = False
     labels: tuple[str, ...] = ()
     scores: str = "none"
+    mask: str = ""
+    mask_id: int = 0
+    overlap: int | None = None
 
 
 @dataclass(frozen=True)

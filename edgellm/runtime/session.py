@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -36,8 +36,8 @@ class Result:
     """The answer to one text.
 
     Attributes:
-        value: the task's answer: a float32 vector [width] for feature-extraction, a list of label and score dicts
-            for text-classification.
+        value: the task's answer, with the fields of the transformers pipeline of that name: a list of label and score
+            dicts for text-classification, for example; for feature-extraction a float32 vector [width].
         format: of the artifact that answered.
         timing: of this answer.
         truncated: whether text was cut to the bundle's max_tokens.
@@ -116,14 +116,16 @@ class Session:
         return self.artifact.format
 
     @overload
-    def __call__(self, text: str) -> Result: ...  # type: ignore[overload-overlap]
+    def __call__(self, text: str | Mapping[str, object]) -> Result: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, text: Sequence[str]) -> list[Result]: ...
-    def __call__(self, text: str | Sequence[str]) -> Result | list[Result]:
-        """Answer a text, or each of a list of texts.
+    def __call__(self, text: Sequence[str | Mapping[str, object]]) -> list[Result]: ...
+    def __call__(
+        self, text: str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
+    ) -> Result | list[Result]:
+        """Answer a raw input, or each of a list of them: a text, or an object with the arguments of the task.
 
         Raises:
-            InputError: something is no text, or not valid Unicode.
+            InputError: something is no input of the task, or not valid Unicode.
 
         """
         if isinstance(text, (list, tuple)):
@@ -132,11 +134,7 @@ class Session:
 
     def encode(self, text: object, *, max_tokens: int | None = None) -> tuple[tuple[Encoding, ...], tuple[Feeds, ...]]:
         """Return encodings and feeds of one raw input, one each per forward pass."""
-
-        def encode(first: str, second: str | None) -> Encoding:
-            return self._tokenizer.encode(first, second, max_tokens=max_tokens)
-
-        encodings = tuple(self._task.encode(text, encode))
+        encodings = tuple(self._task.encode(text, self._tokenizer.limited(max_tokens), self._options))
         return encodings, tuple(to_feeds(encoding, self.artifact.signature) for encoding in encodings)
 
     def run(self, text: object, *, max_tokens: int | None = None) -> Pass:
@@ -148,6 +146,10 @@ class Session:
         done = time.perf_counter()
         timing = Timing((tokenized - start) * 1e3, (done - tokenized) * 1e3)
         return Pass(encodings, feeds, outputs, timing)
+
+    def value(self, text: object, done: Pass) -> object:
+        """Return the task's answer from the outputs of all passes of a raw input."""
+        return self._task.decode(text, done.encodings, done.outputs, self._options, self._tokenizer)
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Run one forward pass over unpadded feeds [1, tokens], padded here to a length the artifact takes.
@@ -195,7 +197,7 @@ class Session:
     def _answer(self, text: object) -> Result:
         done = self.run(text)
         return Result(
-            value=self._task.decode(done.outputs, self._options),
+            value=self.value(text, done),
             format=self.format,
             timing=done.timing,
             truncated=any(encoding.truncated for encoding in done.encodings),

@@ -13,6 +13,8 @@ tokenizer, and also answers {"op": "usage"} with {"cpu_ms", "peak_rss_mb"}. Requ
                                   -> {"tokens", "tokenize_ms": [...], "inference_ms": [...], "cpu_ms", "peak_rss_mb"}
     {"op": "time", "feeds": {NAME: [[...]]}, "warmup": W, "runs": R}     -> the same; nothing is tokenized, tokenize_ms is 0
 
+Where an input takes several passes, `time` times the first of them.
+
 A failed request gets {"error": {"kind", "message", "hint"}}, and the worker goes on. It ends at the end of its input.
 """
 
@@ -24,7 +26,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from edgellm.core.signature import Feeds
@@ -33,7 +35,6 @@ from edgellm.runtime import engines
 from edgellm.runtime.bundle import to_feeds, to_json
 from edgellm.runtime.machine import machine, out_of_memory
 from edgellm.runtime.session import Session
-from edgellm.tasks import load_task
 
 Request = dict[str, Any]
 Reply = dict[str, object]
@@ -101,11 +102,10 @@ class Worker:
     def _run(self, request: Request) -> Reply:
         session = self.session
         done = session.run(request["input"], max_tokens=request.get("max_tokens"))
-        manifest = session.bundle.manifest
         return {
             "feeds": to_json(done.feeds),
             "outputs": to_json(done.outputs),
-            "value": to_json(load_task(manifest.task).decode(done.outputs, manifest.task_options)),
+            "value": to_json(session.value(request["input"], done)),
             "timing": dataclasses.asdict(done.timing),
             "truncated": any(encoding.truncated for encoding in done.encodings),
         }
@@ -124,47 +124,53 @@ class Worker:
         if "feeds" in request and "input" in request:
             raise UsageError("A time request has either feeds or an input.")
         if "feeds" in request:
-            passes = [to_feeds(request["feeds"])]
-            return self._timed(passes, [0.0] * runs, warmup, runs)
+            return self._timed(to_feeds(request["feeds"]), [0.0] * runs, warmup, runs)
         if remote:
             return self._timed_remotely(request["input"], request.get("max_tokens"), warmup, runs)
         return self._timed_from_text(request["input"], request.get("max_tokens"), warmup, runs)
 
     def _timed_from_text(self, text: object, limit: int | None, warmup: int, runs: int) -> Reply:
         """Tokenize and infer in turns, as an app does."""
-        for _ in range(warmup):
-            self.session.run(text, max_tokens=limit)
-        before = self.session.usage().cpu_ms
+        session = self.session
+        before = 0.0
         tokens = 0
         tokenize, inference = [], []
-        for _ in range(runs):
-            done = self.session.run(text, max_tokens=limit)
-            tokenize.append(done.timing.tokenize_ms)
-            inference.append(done.timing.inference_ms)
-            tokens = len(done.encodings[0].ids)
-        after = self.session.usage()
+        for number in range(warmup + runs):
+            if number == warmup:
+                before = session.usage().cpu_ms
+            start = time.perf_counter()
+            feeds = session.encode(text, max_tokens=limit)[1][0]
+            tokenized = time.perf_counter()
+            session.infer(feeds)
+            done = time.perf_counter()
+            if number >= warmup:
+                tokenize.append((tokenized - start) * 1e3)
+                inference.append((done - tokenized) * 1e3)
+                tokens = _length(feeds)
+        after = session.usage()
         return _times(tokens, tokenize, inference, after.cpu_ms - before - sum(tokenize), after.peak_rss_mb)
 
     def _timed_remotely(self, text: object, limit: int | None, warmup: int, runs: int) -> Reply:
         """Tokenize here, and let the process that computes time itself."""
         tokenize = []
-        passes: tuple[Feeds, ...] = ()
+        feeds: Feeds = {}
         for number in range(max(runs, 1)):
             start = time.perf_counter()
-            passes = self.session.encode(text, max_tokens=limit)[1]
+            feeds = self.session.encode(text, max_tokens=limit)[1][0]
             if number < runs:
                 tokenize.append((time.perf_counter() - start) * 1e3)
-        return self._timed(passes, tokenize, warmup, runs)
+        return self._timed(feeds, tokenize, warmup, runs)
 
-    def _timed(self, passes: Sequence[Feeds], tokenize: list[float], warmup: int, runs: int) -> Reply:
-        for feeds in passes:
-            self.session.time(feeds, runs=warmup)
+    def _timed(self, feeds: Feeds, tokenize: list[float], warmup: int, runs: int) -> Reply:
+        self.session.time(feeds, runs=warmup)
         before = self.session.usage().cpu_ms
-        times = [self.session.time(feeds, runs=runs) for feeds in passes]
+        inference = self.session.time(feeds, runs=runs)
         after = self.session.usage()
-        inference = [sum(each) for each in zip(*times, strict=True)]
-        tokens = next(iter(passes[0].values())).shape[1]
-        return _times(tokens, tokenize, inference, after.cpu_ms - before, after.peak_rss_mb)
+        return _times(_length(feeds), tokenize, inference, after.cpu_ms - before, after.peak_rss_mb)
+
+
+def _length(feeds: Feeds) -> int:
+    return int(next(iter(feeds.values())).shape[1])
 
 
 def _times(tokens: int, tokenize: list[float], inference: list[float], cpu_ms: float, peak_rss_mb: float) -> Reply:

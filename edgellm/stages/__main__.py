@@ -64,7 +64,7 @@ def _run(job: dict[str, Any], folder: Path) -> object:
     if job["kind"] == "reference":
         from edgellm.stages.reference import write_reference
 
-        return write_reference(source, job["texts"], job["labelled"], job["max_tokens"], folder)
+        return write_reference(source, job["golden"], job["labelled"], job["max_tokens"], folder)
     from edgellm.stages.lower import lower
 
     target = strict.read(Target, job["target"], "job: target")

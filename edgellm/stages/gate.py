@@ -19,13 +19,14 @@ from edgellm.core.manifest import SCHEMA_VERSION, Artifact, Calibration, Manifes
 from edgellm.device.host import Host
 from edgellm.errors import GateError
 from edgellm.runtime import engines
-from edgellm.runtime.bundle import GOLDEN, TOKENIZER, Bundle, sha256_file, to_outputs
+from edgellm.runtime.bundle import GOLDEN, TOKENIZER, Bundle, sha256_file
 from edgellm.runtime.machine import cpu_identity
 from edgellm.stages import package, verify
 from edgellm.stages.cache import Cache, Entry, key_of, versions
+from edgellm.stages.examples import predictions, raw_inputs
 from edgellm.stages.judge import judge
 from edgellm.stages.plan import Plan
-from edgellm.stages.produce import REFERENCE
+from edgellm.stages.produce import LABELLED, REFERENCE
 from edgellm.tasks import load_task
 
 
@@ -131,7 +132,7 @@ def _measured(plan: Plan, manifest: Manifest, store: Cache, folder: Path, refere
         signatures=[strict.plain(artifact.signature) for artifact in manifest.artifacts],
         files=strict.plain(manifest.files),
         options=strict.plain(manifest.task_options),
-        labelled=[[item.text, item.label] for item in plan.labelled],
+        labelled=strict.plain(plan.labelled),
         cpu=cpu_identity(),
         engines=[engines.engine_version(fmt) for fmt in plan.formats],
     )
@@ -151,19 +152,20 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
     golden = list(bundle.golden())
     ran = {a.id: verify.run_cases(bundle, a, golden, device) for a in bundle.manifest.artifacts}
     agreement = {
-        name: strict.plain(verify.agree(bundle, golden, column.outputs, device)) for name, column in ran.items()
+        name: strict.plain(verify.agree(bundle, golden, column.values, device)) for name, column in ran.items()
     }
     evaluation: dict[str, object] = {}
     if plan.labelled:
         task, options = load_task(plan.source.task), plan.source.options
-        labels = [item.label for item in plan.labelled]
-        with (reference / "labelled.jsonl").open(encoding="utf-8") as lines:
-            source = [to_outputs(json.loads(line)[0]) for line in lines]
-        metric, score = task.evaluate(source, labels, options)
+        examples = plan.labelled
+        inputs, golds = raw_inputs(examples), [example.gold for example in examples]
+        with (reference / LABELLED).open(encoding="utf-8") as lines:
+            source = task.metrics(golds, predictions(examples, map(json.loads, lines), task, options))
+        metric = next(iter(source))
         for artifact in bundle.manifest.artifacts:
-            got = verify.run_texts(bundle, artifact, [item.text for item in plan.labelled], device)
-            value = task.evaluate(got, labels, options)[1]
-            evaluation[artifact.id] = strict.plain(Evaluation(metric, len(labels), score, value))
+            values = verify.run_inputs(bundle, artifact, inputs, device)
+            got = task.metrics(golds, predictions(examples, values, task, options))
+            evaluation[artifact.id] = strict.plain(Evaluation(metric, len(golds), source[metric], got[metric]))
     table = strict.plain(verify.matrix(bundle, golden, ran))
     return {"agreement": agreement, "evaluation": evaluation, "matrix": table}
 

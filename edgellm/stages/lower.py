@@ -20,7 +20,7 @@ from edgellm.stages.equalize import equalize
 from edgellm.stages.prepare import Rewritten, ensure_faithful, prepare, to_tensors
 from edgellm.stages.reference import write_tokenizer
 from edgellm.stages.source import SourceModel
-from edgellm.tasks import Encoding, load_task
+from edgellm.tasks import load_task
 
 _CHECKED = 8
 
@@ -61,14 +61,11 @@ def _equalized(
 
 
 def encode_texts(source: SourceModel, texts: Sequence[str], max_tokens: int) -> list[Feeds]:
-    """Return the feeds of the first pass of each text."""
+    """Return the feeds of the first pass of each text, in the form in which the task takes texts."""
     with TemporaryDirectory() as folder:
         write_tokenizer(source, Path(folder) / TOKENIZER)
         tokenizer = Tokenizer(Path(folder) / TOKENIZER, max_tokens)
     task = load_task(source.task)
     signature = Signature(source.inputs, (source.output,))
-
-    def encode(first: str, second: str | None) -> Encoding:
-        return tokenizer.encode(first, second)
-
-    return [to_feeds(task.encode(text, encode)[0], signature) for text in texts]
+    inputs = task.golden(texts, source.options)
+    return [to_feeds(task.encode(raw, tokenizer, source.options)[0], signature) for raw in inputs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from edgellm.errors import InputError, UsageError, unknown
 from edgellm.runtime import engines
 from edgellm.stages import package, texts
 from edgellm.stages.cache import versions
+from edgellm.stages.examples import read_examples, texts_in
 from edgellm.stages.jobs import available_memory
 from edgellm.stages.source import Describe, SourceModel, read_source
 from edgellm.targets import load_target
-from edgellm.tasks import load_task
+from edgellm.tasks import Example, load_task
 from edgellm.texts import default_texts
 
 DEFAULT_LENGTHS = (16, 32, 64, 128)
@@ -25,6 +27,9 @@ DEFAULT_LENGTHS = (16, 32, 64, 128)
 
 MAX_CALIBRATION = 512
 """Texts at most that a build is tuned on: more takes time and changes nothing."""
+
+MAX_OVERLAP = 128
+"""Tokens at most that neighbouring windows of a long text share, as in the transformers pipeline."""
 
 PROTOBUF_LIMIT = 2**31 - 1
 """ONNX files are protobuf and TFLite files flatbuffers; neither holds an fp32 model beyond this many bytes."""
@@ -40,8 +45,8 @@ class Plan:
         min_agreement: the gate.
         calibration: texts that quantization is tuned on; none if the scheme has no use for them.
         own_calibration: whether they are the user's.
-        golden: texts of the golden cases.
-        labelled: texts with labels, for the task's own metric.
+        golden: raw inputs of the golden cases.
+        labelled: examples with labels, for the task's own metric.
         out: the bundle's folder.
         notes: what the user asked for and did not get in full.
 
@@ -55,8 +60,8 @@ class Plan:
     min_agreement: float
     calibration: tuple[str, ...]
     own_calibration: bool
-    golden: tuple[str, ...]
-    labelled: tuple[texts.Labelled, ...]
+    golden: tuple[object, ...]
+    labelled: tuple[Example, ...]
     out: Path
     notes: tuple[str, ...] = ()
 
@@ -94,7 +99,6 @@ def resolve(
         raise UsageError(
             f"--calibration has no use: {how.name} in {', '.join(chosen)} runs no samples.", hint="Leave it out."
         )
-    labelled = texts.read_labelled(Path(eval)) if eval is not None else []
     for fmt in chosen:
         versions(TOOLS[fmt])
     for fmt in chosen:
@@ -103,25 +107,26 @@ def resolve(
         package.check_out(Path(out))
     source = read_source(model, task=task, tokenizer=tokenizer, pooling=pooling, describe=describe)
     plugin = load_task(source.task)
-    if labelled and not plugin.LABELLED:
-        raise UsageError(f"--eval has no use: {source.task} gives no label to compare.", hint="Leave it out.")
-    if labelled:
-        plugin.check_labels([item.label for item in labelled], source.options)
+    labelled = read_examples(Path(eval), plugin, source.options) if eval is not None else []
     golden = default_texts("golden")[: plugin.GOLDEN_CASES]
     texts.ensure_disjoint(
         golden=golden,
         calibration=samples,
-        evaluation=[item.text for item in labelled],
+        evaluation=texts_in(labelled),
     )
     place = Path(out) if out is not None else Path(f"{source.name}-{aim.name}")
     package.check_out(place)
     buckets = _buckets(seq_len, source.max_positions)
+    if plugin.WINDOWS:
+        overlap = min(buckets[-1] // 2, MAX_OVERLAP)
+        source = dataclasses.replace(source, options=dataclasses.replace(source.options, overlap=overlap))
     _check_size(source, chosen)
     used = samples[:: -(-len(samples) // MAX_CALIBRATION)] if calibrates else []
     cut = calibrates and len(used) < len(samples)
     return Plan(
         source, aim, chosen, how.name, buckets, min_agreement, calibration=tuple(used),
-        own_calibration=calibration is not None, golden=tuple(golden), labelled=tuple(labelled), out=place,
+        own_calibration=calibration is not None, golden=tuple(plugin.golden(golden, source.options)),
+        labelled=tuple(labelled), out=place,
         notes=(f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else (),
     )  # fmt: skip
 

@@ -22,6 +22,9 @@ from edgellm.stages.source import SourceModel
 
 REFERENCE = "reference"
 
+LABELLED = "labelled.jsonl"
+"""The fp32 source's answers to the raw inputs of labelled examples, one a line, in the reference's folder."""
+
 _LONGEST_FIRST = ("executorch", "tflite", REFERENCE, "onnx")
 
 
@@ -96,8 +99,8 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
     """Return the key and the job of each result."""
     source = strict.plain(plan.source)
     texts = {
-        "texts": plan.golden,
-        "labelled": [item.text for item in plan.labelled],
+        "golden": plan.golden,
+        "labelled": [raw for example in plan.labelled for raw in example.inputs],
         "max_tokens": plan.max_tokens,
     }
     tools = ("numpy", "tokenizers", "torch", "transformers")

@@ -7,30 +7,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from edgellm.backends import MIN_TOKENS, Prepared
 from edgellm.backends.trace import trace
-from edgellm.core.signature import Signature
+from edgellm.core.signature import Feeds, Outputs, Signature
 from edgellm.runtime.bundle import GOLDEN, TOKENIZER, to_json
 from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.stages.prepare import Rewritten, ensure_faithful, prepare, reference
+from edgellm.stages.produce import LABELLED
 from edgellm.stages.source import SourceModel
-from edgellm.tasks import Encoding, load_task
-
-LABELLED = "labelled.jsonl"
-"""Outputs of the fp32 source on the evaluation texts, one JSON list of passes per line."""
+from edgellm.tasks import load_task
 
 _FAITHFUL_CASES = 16
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """The source's way from a raw input to a value."""
+
+    feeds: list[Feeds]
+    outputs: list[Outputs]
+    value: object
+
+
 def write_reference(
-    source: SourceModel, texts: Sequence[str], labelled: Sequence[str], max_tokens: int, folder: Path
+    source: SourceModel, golden: Sequence[object], labelled: Sequence[object], max_tokens: int, folder: Path
 ) -> dict[str, object]:
-    """Write tokenizer.json and golden.jsonl (and labelled.jsonl for evaluation texts) into `folder`.
+    """Write tokenizer.json and golden.jsonl (and labelled.jsonl for labelled inputs) into `folder`.
 
     Returns:
         {"faithful": largest relative difference between prepared and source module,
@@ -43,26 +51,25 @@ def write_reference(
     module = reference(source)
     signature = Signature(source.inputs, (source.output,))
 
-    def encode(first: str, second: str | None) -> Encoding:
-        return tokenizer.encode(first, second)
-
-    def answer(text: str):  # type: ignore[no-untyped-def]
-        feeds = [to_feeds(encoding, signature) for encoding in task.encode(text, encode)]
+    def answer(raw: object) -> _Answer:
+        encodings = task.encode(raw, tokenizer, source.options)
+        feeds = [to_feeds(encoding, signature) for encoding in encodings]
         with torch.no_grad():
             results = [module(**{k: torch.from_numpy(v) for k, v in item.items()}) for item in feeds]
-        return feeds, [{source.output.name: result.float().numpy()} for result in results]
+        outputs: list[Outputs] = [{source.output.name: result.float().numpy()} for result in results]
+        value = task.decode(raw, encodings, outputs, source.options, tokenizer)
+        return _Answer(feeds, outputs, value)
 
     checked = []
     with (folder / GOLDEN).open("w", encoding="utf-8") as lines:
-        for text in texts:
-            feeds, outputs = answer(text)
-            checked += [item for item in feeds[:1] if item["input_ids"].shape[1] >= MIN_TOKENS]
-            value = task.decode(outputs, source.options)
-            case = {"input": text, "feeds": feeds, "outputs": outputs, "value": value}
+        for raw in golden:
+            done = answer(raw)
+            checked += [item for item in done.feeds[:1] if item["input_ids"].shape[1] >= MIN_TOKENS]
+            case = {"input": raw, "feeds": done.feeds, "outputs": done.outputs, "value": done.value}
             lines.write(json.dumps(to_json(case), ensure_ascii=False) + "\n")
     with (folder / LABELLED).open("w", encoding="utf-8") as lines:
-        for text in labelled:
-            lines.write(json.dumps(to_json(answer(text)[1])) + "\n")
+        for raw in labelled:
+            lines.write(json.dumps(to_json(answer(raw).value), ensure_ascii=False) + "\n")
     rewritten = prepare(source)
     sample = checked[:: max(1, len(checked) // _FAITHFUL_CASES)]
     faithful = ensure_faithful(module, _as_lowered(rewritten, source, max_tokens), sample, max_tokens)

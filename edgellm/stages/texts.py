@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.errors import InputError
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A text and the label that a person gave it."""
-
-    text: str
-    label: str
 
 
 def read_calibration(path: Path) -> list[str]:
@@ -31,7 +22,7 @@ def read_calibration(path: Path) -> list[str]:
     return texts
 
 
-def read_labelled(path: Path) -> list[Labelled]:
+def read_labelled(path: Path) -> list[dict[str, object]]:
     """Return the rows of an evaluation file: tab-separated values with the columns `text` and `label`.
 
     Raises:
@@ -48,7 +39,7 @@ def read_labelled(path: Path) -> list[Labelled]:
         found = ", ".join(header[:6]) or "nothing"
         raise InputError(f"The evaluation file {path} lacks the columns text and label; it has {found}.", hint=hint)
     text, label = header.index("text"), header.index("label")
-    labelled = []
+    labelled: list[dict[str, object]] = []
     for number, row in enumerate(rows[1:], 2):
         if not row:
             continue
@@ -56,7 +47,7 @@ def read_labelled(path: Path) -> list[Labelled]:
             raise InputError(f"{path} line {number} has {len(row)} columns, the header {len(header)}.", hint=hint)
         if not row[text].strip() or not row[label].strip():
             raise InputError(f"{path} line {number} has an empty text or label.", hint=hint)
-        labelled.append(Labelled(row[text], row[label].strip()))
+        labelled.append(dict(zip(header, row, strict=True)))
     if not labelled:
         raise InputError(f"The evaluation file {path} holds no row below its header.", hint=hint)
     return labelled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +13,11 @@ import numpy as np
 from edgellm.core import strict
 from edgellm.core.agreement import Agreement, AgreementMatrix, summarize
 from edgellm.core.manifest import Artifact
-from edgellm.core.signature import Outputs
+from edgellm.core.signature import Feeds
 from edgellm.device import Device
 from edgellm.device.host import Host
 from edgellm.errors import BundleError, GateError
-from edgellm.runtime.bundle import Bundle, GoldenCase, to_feeds, to_outputs
+from edgellm.runtime.bundle import Bundle, GoldenCase, to_feeds
 from edgellm.runtime.machine import Machine
 from edgellm.stages.side_by_side import Watch, side_by_side
 from edgellm.tasks import load_task
@@ -30,13 +31,13 @@ class Ran:
     """One artifact's answers to the golden cases on one device.
 
     Attributes:
-        outputs: per case, one per pass.
+        values: the task's answer to each case.
         engine: what computed them, with its version.
         machine: the device's own account of itself.
 
     """
 
-    outputs: tuple[tuple[Outputs, ...], ...]
+    values: tuple[object, ...]
     engine: str
     machine: Machine
 
@@ -157,9 +158,9 @@ def _verification(
     verdicts = []
     for artifact in artifacts:
         mine = ran[device.name, artifact.id]
-        agreement = agree(bundle, golden, mine.outputs, device)
+        agreement = agree(bundle, golden, mine.values, device)
         against = {
-            other.name: _compare(bundle, golden, ran[other.name, artifact.id].outputs, mine.outputs, device)
+            other.name: _compare(bundle, golden, ran[other.name, artifact.id].values, mine.values, device)
             for other in devices
             if other.name != device.name
         }
@@ -175,7 +176,7 @@ def run_cases(
     bundle: Bundle, artifact: Artifact, golden: Sequence[GoldenCase], device: Device, *,
     remote: str | None = None, watch: Watch = lambda worker: worker,
 ) -> Ran:  # fmt: skip
-    """Return an artifact's outputs on the raw inputs of golden cases.
+    """Return an artifact's answers to the raw inputs of golden cases.
 
     Args:
         bundle, artifact: to run.
@@ -188,55 +189,56 @@ def run_cases(
         GateError: the tokenizer on the device gives other ids than the source's tokenizer gave.
 
     """
-    outputs = []
+    values = []
     with watch(device.start(artifact.format)) as worker:
         path = remote or device.push(bundle.path)
         opened = worker.request("open", bundle=path, artifact=artifact.id, threads=1)
         for case in golden:
             reply = worker.request("run", input=case.input)
-            for expected, got in zip(case.feeds, (to_feeds(item) for item in reply["feeds"]), strict=True):
-                if expected.keys() != got.keys() or any(
-                    not np.array_equal(expected[name], got[name]) for name in expected
-                ):
-                    raise GateError(
-                        f'The tokenizer on {device.name} gives other ids than the source\'s on "{shorten(case.input)}".',
-                        hint="Check the version of tokenizers there (edgellm doctor).",
-                    )
-            outputs.append(tuple(to_outputs(item) for item in reply["outputs"]))
+            if not _same(case.feeds, [to_feeds(item) for item in reply["feeds"]]):
+                raise GateError(
+                    f'The tokenizer on {device.name} gives other ids than the source\'s on "{shorten(case.input)}".',
+                    hint="Check the version of tokenizers there (edgellm doctor).",
+                )
+            values.append(reply["value"])
     machine = strict.read(Machine, opened["machine"], "machine")
-    return Ran(tuple(outputs), str(opened["engine"]), machine)
+    return Ran(tuple(values), str(opened["engine"]), machine)
 
 
-def run_texts(bundle: Bundle, artifact: Artifact, texts: Sequence[str], device: Device) -> list[Outputs]:
-    """Return an artifact's outputs (of the first pass) on raw texts."""
+def _same(expected: Sequence[Feeds], got: Sequence[Feeds]) -> bool:
+    """Tell whether two inputs have the same passes, id for id."""
+    return len(expected) == len(got) and all(
+        x.keys() == y.keys() and all(np.array_equal(x[name], y[name]) for name in x)
+        for x, y in zip(expected, got, strict=True)
+    )
+
+
+def run_inputs(bundle: Bundle, artifact: Artifact, inputs: Sequence[object], device: Device) -> list[object]:
+    """Return an artifact's answers to raw inputs."""
     with device.start(artifact.format) as worker:
         worker.request("open", bundle=device.push(bundle.path), artifact=artifact.id, threads=1)
-        return [to_outputs(worker.request("run", input=text)["outputs"][0]) for text in texts]
+        return [worker.request("run", input=item)["value"] for item in inputs]
 
 
-def agree(
-    bundle: Bundle, golden: Sequence[GoldenCase], outputs: Sequence[tuple[Outputs, ...]], device: Device
-) -> Agreement:
-    """Return the agreement of an artifact's outputs with the golden cases."""
-    return _compare(bundle, golden, [case.outputs for case in golden], outputs, device)
+def agree(bundle: Bundle, golden: Sequence[GoldenCase], values: Sequence[object], device: Device) -> Agreement:
+    """Return the agreement of an artifact's answers with the golden cases."""
+    return _compare(bundle, golden, [case.value for case in golden], values, device)
 
 
 def _compare(
-    bundle: Bundle, golden: Sequence[GoldenCase], expected: Sequence[tuple[Outputs, ...]],
-    outputs: Sequence[tuple[Outputs, ...]], device: Device,
-) -> Agreement:  # fmt: skip
-    task = load_task(bundle.manifest.task)
-    scores = task.scores([item[0] for item in expected], [item[0] for item in outputs], bundle.manifest.task_options)
-    return summarize(scores, [str(case.input) for case in golden], metric=task.METRIC, device=describe(device))
+    bundle: Bundle, golden: Sequence[GoldenCase], expected: Sequence[object], values: Sequence[object], device: Device
+) -> Agreement:
+    task, options = load_task(bundle.manifest.task), bundle.manifest.task_options
+    scores = [task.agree(a, b, options) for a, b in zip(expected, values, strict=True)]
+    return summarize(scores, [shown(case.input) for case in golden], metric=task.METRIC, device=describe(device))
 
 
 def matrix(bundle: Bundle, golden: Sequence[GoldenCase], ran: dict[str, Ran]) -> AgreementMatrix:
     """Return the mean pairwise agreement of the fp32 source and all artifacts."""
-    task = load_task(bundle.manifest.task)
-    columns = {"source": [case.outputs[0] for case in golden]}
-    columns |= {artifact: [item[0] for item in column.outputs] for artifact, column in ran.items()}
+    task, options = load_task(bundle.manifest.task), bundle.manifest.task_options
+    columns = {"source": [case.value for case in golden], **{name: list(column.values) for name, column in ran.items()}}
     values = tuple(
-        tuple(float(np.mean(task.scores(a, b, bundle.manifest.task_options))) for b in columns.values())
+        tuple(float(np.mean([task.agree(x, y, options) for x, y in zip(a, b, strict=True)])) for b in columns.values())
         for a in columns.values()
     )
     return AgreementMatrix(tuple(columns), values)
@@ -249,7 +251,12 @@ def describe(device: Device) -> str:
     return f"{device.name} ({platform.machine()})" if device.name == HOST else device.name
 
 
-def shorten(text: object) -> str:
-    """Return a text of one line and at most 60 characters, for messages."""
-    clean = " ".join(str(text).split())
+def shown(raw: object) -> str:
+    """Return a raw input as text."""
+    return raw if isinstance(raw, str) else json.dumps(raw, ensure_ascii=False)
+
+
+def shorten(raw: object) -> str:
+    """Return a raw input as text of one line and at most 60 characters, for messages."""
+    clean = " ".join(shown(raw).split())
     return clean if len(clean) <= 60 else f"{clean[:60]}..."

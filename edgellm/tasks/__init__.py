@@ -1,12 +1,14 @@
-"""Tasks: from an input to feeds, and from outputs to a value. One file each, named by the pipeline id.
+"""Tasks: from a raw input to passes, and from their outputs to a value. One file each, named by the pipeline id.
 
-A task's module is the plugin: it satisfies `Task`. Everything that needs torch is imported inside functions, so
-that decoding works on a device.
+A task's module is the plugin: it satisfies `Task`. Everything that needs torch or a metric's library is imported inside
+functions, so that decoding works on a device. A raw input is a text, or an object with the arguments that the
+transformers pipeline of that name takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -21,8 +23,42 @@ if TYPE_CHECKING:
 
     from edgellm.core.signature import Outputs
 
-Encode = _encoding.Encode
 Encoding = _encoding.Encoding
+Tokenizer = _encoding.Tokenizer
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a task may read of a source model.
+
+    Attributes:
+        config: of the model.
+        folder: of `save_pretrained`, or None.
+        tokenizer: tokenizer_config.json, or empty.
+        vocabulary: piece to id.
+        pooling: what the user asked for, or None.
+
+    """
+
+    config: Mapping[str, object]
+    folder: Path | None = None
+    tokenizer: Mapping[str, object] = field(default_factory=dict)
+    vocabulary: Mapping[str, int] = field(default_factory=dict)
+    pooling: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A labelled example.
+
+    Attributes:
+        inputs: raw inputs whose values together are predicted from: one, or two vectors to compare.
+        gold: what people said, in the form in which the task predicts.
+
+    """
+
+    inputs: tuple[object, ...]
+    gold: object
 
 
 class Task(Protocol):
@@ -35,31 +71,50 @@ class Task(Protocol):
     OUTPUT: str
     """Name of the graph's output that `decode` reads."""
     METRIC: str
-    """What `scores` compares, for people."""
+    """What `agree` compares, for people."""
     GOLDEN_CASES: int
     """Golden cases that a bundle of this task holds: more where a case is only a decision."""
     ARCHITECTURES: tuple[str, ...]
-    """Suffixes of `config.architectures` that mean this task."""
-    LABELLED: bool
-    """Whether `--eval` texts with labels can score it."""
+    """Suffixes of `config.architectures` that mean this task; empty where it has to be asked for."""
+    WINDOWS: bool
+    """Whether long texts are read in overlapping windows; where not, they are cut."""
+    COLUMNS: str
+    """The columns of a row of labelled data, for people."""
+    right: Callable[[object, object], bool] | None
+    """Whether a prediction is right, from gold and prediction; None where it is not right or wrong but near or far."""
 
-    def encode(self, text: object, encode: Encode) -> list[Encoding]:
+    def encode(self, raw: object, tokenizer: Tokenizer, options: TaskOptions) -> list[Encoding]:
         """Return the passes for one raw input, or raise InputError."""
         ...
 
-    def decode(self, outputs: Sequence[Outputs], options: TaskOptions) -> object:
+    def decode(
+        self,
+        raw: object,
+        encodings: Sequence[Encoding],
+        outputs: Sequence[Outputs],
+        options: TaskOptions,
+        tokenizer: Tokenizer,
+    ) -> object:
         """Return the value of one input from the outputs of its passes."""
         ...
 
-    def scores(self, source: Sequence[Outputs], other: Sequence[Outputs], options: TaskOptions) -> list[float]:
-        """Return per case how well `other` agrees with `source`, 1 is perfect."""
+    def agree(self, source: object, other: object, options: TaskOptions) -> float:
+        """Return how well one value agrees with the source's, 1 is perfect; both may have been JSON."""
         ...
 
-    def read_options(self, folder: Path | None, config: dict[str, object], pooling: str | None) -> TaskOptions:
+    def golden(self, texts: Sequence[str], options: TaskOptions) -> list[object]:
+        """Return raw inputs made of the project's own texts, as many as there are texts."""
+        ...
+
+    def bench(self, text: str, options: TaskOptions) -> object:
+        """Return the raw input that a text of any length is timed as."""
+        ...
+
+    def read_options(self, facts: Facts) -> TaskOptions:
         """Return the options of a model from its configuration (and its own files), or raise InputError."""
         ...
 
-    def output_spec(self, config: dict[str, object], options: TaskOptions) -> OutputSpec:
+    def output_spec(self, config: Mapping[str, object], options: TaskOptions) -> OutputSpec:
         """Return name and shape of the graph's one output."""
         ...
 
@@ -71,13 +126,23 @@ class Task(Protocol):
         """Return a module from token inputs to the task's output tensor."""
         ...
 
-    def check_labels(self, labels: Sequence[str], options: TaskOptions) -> None:
-        """Raise InputError where `evaluate` could not score these labels. Only called if LABELLED."""
+    def example(self, row: Mapping[str, object], options: TaskOptions) -> Example:
+        """Return the example in a row of labelled data, or raise InputError that names what is wrong with the row."""
         ...
 
-    def evaluate(self, outputs: Sequence[Outputs], labels: Sequence[str], options: TaskOptions) -> tuple[str, float]:
-        """Return name and score of the task's metric on labelled cases. Only called if LABELLED."""
+    def predict(self, values: Sequence[object], options: TaskOptions) -> object:
+        """Return the prediction of an example from the values of its inputs, in the form of its gold."""
         ...
+
+    def metrics(self, golds: Sequence[object], predictions: Sequence[object]) -> dict[str, float]:
+        """Return the task's metrics by name, the one that decides first; 1 is perfect."""
+        ...
+
+
+def special_token(tokenizer: Mapping[str, object], name: str) -> str:
+    """Return a special token that tokenizer_config.json names ("mask_token"), or an empty string."""
+    token = tokenizer.get(name)
+    return str((token.get("content") if isinstance(token, Mapping) else token) or "")
 
 
 def task_names() -> list[str]:

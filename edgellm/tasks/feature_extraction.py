@@ -3,60 +3,78 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgellm.core.manifest import TaskOptions
 from edgellm.core.signature import TOKENS, OutputSpec
 from edgellm.errors import InputError, UsageError
-from edgellm.tasks._encoding import Encode, Encoding
+from edgellm.tasks import Example, _row
 
 if TYPE_CHECKING:
     from torch import nn
 
     from edgellm.core.signature import Outputs
+    from edgellm.tasks import Encoding, Facts, Tokenizer
 
+NAME = "feature-extraction"
 METRIC = "cosine similarity"
 GOLDEN_CASES = 96
 ARCHITECTURES = ("Model",)
-LABELLED = False
+WINDOWS = False
+COLUMNS = "text, text_pair, and score, which is larger the nearer the two are"
 OUTPUT = "embedding"
 POOLINGS = ("mean", "cls", "none")
 
+right = None
 
-def encode(text: object, encode: Encode) -> list[Encoding]:
+
+def encode(raw: object, tokenizer: Tokenizer, options: TaskOptions) -> list[Encoding]:
     """Return the one pass of a text."""
-    if not isinstance(text, str):
-        raise InputError(f"feature-extraction takes a text, not {type(text).__name__}.")
-    return [encode(text, None)]
+    if not isinstance(raw, str):
+        raise InputError(f"{NAME} takes a text, not {type(raw).__name__}.")
+    return [tokenizer.encode(raw)]
 
 
-def decode(outputs: Sequence[Outputs], options: TaskOptions) -> object:
+def decode(
+    raw: object, encodings: Sequence[Encoding], outputs: Sequence[Outputs], options: TaskOptions, tokenizer: Tokenizer
+) -> object:
     """Return a float32 vector [width]; with pooling "none" one vector per token [tokens, width]."""
     return np.asarray(outputs[0][OUTPUT][0], dtype=np.float32)
 
 
-def scores(source: Sequence[Outputs], other: Sequence[Outputs], options: TaskOptions) -> list[float]:
-    """Return the cosine similarity of each pair; without pooling, the mean over its tokens."""
-    return [_cosine(a[OUTPUT][0], b[OUTPUT][0]) for a, b in zip(source, other, strict=True)]
+def agree(source: object, other: object, options: TaskOptions) -> float:
+    """Return the cosine similarity; without pooling, the mean over the tokens."""
+    return _cosine(np.asarray(source, dtype=np.float64), np.asarray(other, dtype=np.float64))
 
 
-def read_options(folder: Path | None, config: dict[str, object], pooling: str | None) -> TaskOptions:
+def golden(texts: Sequence[str], options: TaskOptions) -> list[object]:
+    """Return the texts."""
+    return list(texts)
+
+
+def bench(text: str, options: TaskOptions) -> object:
+    """Return the text."""
+    return text
+
+
+def read_options(facts: Facts) -> TaskOptions:
     """Return pooling and normalization as the model's own sentence-transformers files ask.
 
-    `pooling` overrides them. Without such files it is the mean over real tokens, not normalized.
+    `facts.pooling` overrides them. Without such files it is the mean over real tokens, not normalized.
     """
-    if pooling is not None and pooling not in POOLINGS:
-        raise UsageError(f"No pooling '{pooling}'. Choices: {', '.join(POOLINGS)}.")
-    own, normalize = _sentence_transformers(folder, read_pooling=pooling is None)
-    chosen = pooling or own or "mean"
+    if facts.pooling is not None and facts.pooling not in POOLINGS:
+        raise UsageError(f"No pooling '{facts.pooling}'. Choices: {', '.join(POOLINGS)}.")
+    own, normalize = _sentence_transformers(facts.folder, read_pooling=facts.pooling is None)
+    chosen = facts.pooling or own or "mean"
     return TaskOptions(pooling=chosen, normalize=normalize and chosen != "none")
 
 
-def output_spec(config: dict[str, object], options: TaskOptions) -> OutputSpec:
+def output_spec(config: Mapping[str, object], options: TaskOptions) -> OutputSpec:
     """Return [1, width], or [1, tokens, width] without pooling."""
     width = config.get("hidden_size") or config.get("dim") or config.get("d_model")
     if not isinstance(width, int):
@@ -77,21 +95,31 @@ def wrap(model: nn.Module, options: TaskOptions) -> nn.Module:
     return Pooled(model, pooling=options.pooling, normalize=options.normalize)
 
 
-def check_labels(labels: Sequence[str], options: TaskOptions) -> None:
-    """Never called: vectors have no labels."""
-    raise NotImplementedError
+def example(row: Mapping[str, object], options: TaskOptions) -> Example:
+    """Return the two texts of a row, and how near people say they are."""
+    if options.pooling == "none":
+        raise InputError("Vectors of tokens have no similarity to score.", hint="Build with --pooling mean or cls.")
+    first, second = (_row.text_of(_row.column(row, name, COLUMNS), name) for name in ("text", "text_pair"))
+    return Example((first, second), _row.number_of(_row.column(row, "score", COLUMNS), "score"))
 
 
-def evaluate(outputs: Sequence[Outputs], labels: Sequence[str], options: TaskOptions) -> tuple[str, float]:
-    """Never called: vectors have no labels."""
-    raise NotImplementedError
+def predict(values: Sequence[object], options: TaskOptions) -> object:
+    """Return the cosine similarity of the two vectors."""
+    return _cosine(*(np.asarray(value, dtype=np.float64) for value in values))
 
 
-def _cosine(
-    a: np.ndarray[tuple[int, ...], np.dtype[np.float32]], b: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-) -> float:
+def metrics(golds: Sequence[object], predictions: Sequence[object]) -> dict[str, float]:
+    """Return the rank correlation and the linear one with what people said."""
+    from scipy.stats import pearsonr, spearmanr
+
+    return {
+        "spearman": float(spearmanr(golds, predictions).statistic),
+        "pearson": float(pearsonr(golds, predictions).statistic),
+    }
+
+
+def _cosine(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Return the mean cosine over the last axis; 0 where a vector is zero, infinite or not a number."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = (x * y).sum(-1) / norms

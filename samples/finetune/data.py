@@ -26,7 +26,7 @@ import click
 
 from edgellm.errors import DeviceError, EdgellmError, InputError, MissingDependencyError, unknown
 from edgellm.folders import cache_dir
-from edgellm.stages.texts import Labelled
+from edgellm.stages.texts import read_labelled
 from edgellm.toolchain.downloads import Download, fetch
 
 SHARES = {"train": 70, "dev": 10, "test": 20}
@@ -35,6 +35,14 @@ CALIBRATION = 96
 """Training texts in calibration.txt, for `edgellm build --calibration`."""
 MAIL_LETTERS = 500
 """Of a mail's subject and body. More than 64 tokens hold, so that mails which read alike count as one text."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text and the label that people gave it."""
+
+    text: str
+    label: str
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,16 @@ def write(parts: dict[str, list[Labelled]], out: Path) -> None:
     for name, rows in parts.items():
         _write(out / f"{name}.tsv", ["text\tlabel", *(f"{row.text}\t{row.label}" for row in rows)])
     _write(out / "calibration.txt", [row.text for row in parts["train"][:CALIBRATION]])
+
+
+def read(path: Path) -> list[Labelled]:
+    """Return the rows of a TSV that `write` wrote.
+
+    Raises:
+        InputError: it can't be read, or has other columns.
+
+    """
+    return [Labelled(str(row["text"]), str(row["label"])) for row in read_labelled(path)]
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

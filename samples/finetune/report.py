@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from data import Labelled, read
 
 from edgellm.errors import BundleError, EdgellmError, InputError
 from edgellm.runtime import Bundle, Session
 from edgellm.runtime.machine import machine
-from edgellm.stages.texts import Labelled, read_labelled
 
 FP32 = "PyTorch, fp32"
 
@@ -148,7 +148,7 @@ def report(model: Path, bundle: Path, data: Path, document: Path | None) -> None
     if not (model / "model.safetensors").is_file():
         raise InputError(f"{model} holds no model.safetensors.", hint="Name the folder that train.py wrote.")
     place = around(document, data.name) if document else ("", "")
-    rows = read_labelled(data / "test.tsv")
+    rows = read(data / "test.tsv")
     texts, labels = [row.text for row in rows], [row.label for row in rows]
     if strange := sorted(set(labels) - set(opened.manifest.task_options.labels)):
         raise InputError(f"{data}/test.tsv has labels that the model does not know: {', '.join(strange)}.")

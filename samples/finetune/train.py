@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import click
+from data import Labelled, read
 
 from edgellm.errors import EdgellmError, InputError, MissingDependencyError, UsageError
 from edgellm.runtime.machine import machine
-from edgellm.stages.texts import Labelled, ensure_disjoint, read_labelled
+from edgellm.stages.texts import ensure_disjoint
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -58,7 +59,7 @@ def read_parts(folder: Path) -> dict[str, list[Labelled]]:
         InputError: a file can't be used, or shares a text with another.
 
     """
-    parts = {name: read_labelled(folder / f"{name}.tsv") for name in ("train", "dev", "test")}
+    parts = {name: read(folder / f"{name}.tsv") for name in ("train", "dev", "test")}
     ensure_disjoint(**{name: [row.text for row in rows] for name, rows in parts.items()})
     known = {row.label for row in parts["train"]}
     for name, rows in parts.items():

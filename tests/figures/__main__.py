@@ -58,7 +58,7 @@ def print_agreement(bundle: Bundle) -> None:
     from edgellm.runtime.tokenizer import Tokenizer
     from edgellm.stages.prepare import reference
     from edgellm.stages.source import read_source
-    from edgellm.stages.verify import run_texts
+    from edgellm.stages.verify import run_inputs
     from edgellm.tasks import load_task
 
     texts = [line for line in HELD_OUT.read_text(encoding="utf-8").split("\n") if line]
@@ -71,12 +71,12 @@ def print_agreement(bundle: Bundle) -> None:
         for text in texts:
             feeds = to_feeds(tokenizer.encode(text), signature)
             vector = module(**{name: torch.from_numpy(array) for name, array in feeds.items()})
-            expected.append({source.output.name: vector.numpy()})
+            expected.append(vector[0].numpy())
     task = load_task(bundle.manifest.task)
     rows = []
     for artifact in bundle.manifest.artifacts:
-        got = run_texts(bundle, artifact, texts, Host())
-        scores = task.scores(expected, got, bundle.manifest.task_options)
+        got = run_inputs(bundle, artifact, texts, Host())
+        scores = [task.agree(a, b, bundle.manifest.task_options) for a, b in zip(expected, got, strict=True)]
         worst = min(zip(scores, texts, strict=True))
         mean = statistics.fmean(scores)
         rows.append((artifact.id, f"{mean:.4f}", f"{worst[0]:.4f}", f"{artifact.bytes / 1e6:.2f}", worst[1][:50]))

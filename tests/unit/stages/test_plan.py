@@ -16,6 +16,7 @@ from edgellm.errors import EdgellmError, InputError, MissingDependencyError, Usa
 from edgellm.stages import plan, source
 from edgellm.stages.plan import Plan
 from edgellm.targets import load_target
+from edgellm.tasks import Example
 from edgellm.texts import default_texts
 from tests.unit.stages.folders import model_folder
 
@@ -87,7 +88,7 @@ def test_lengths_stay_within_the_position_table(
             UsageError,
             "--calibration has no use: int8-dynamic in tflite runs no samples",
         ),
-        ({"eval": "x.tsv"}, UsageError, "--eval has no use: feature-extraction gives no label"),
+        ({"eval": "x.tsv"}, InputError, "x.tsv row 1: The column text_pair misses; there is label, text."),
         ({"seq_len": ()}, UsageError, "--seq-len"),
         ({"seq_len": (3, 16)}, UsageError, "--seq-len 3,16: a length is 4 tokens or more"),
         ({"seq_len": (-1,)}, UsageError, "4 tokens or more"),
@@ -167,7 +168,7 @@ def test_a_missing_engine_fails_before_the_model_is_read(
 def test_labelled_texts_are_read(classifier_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "eval.tsv").write_text("text\tlabel\nfine film\tgood\n")
     made = resolve(classifier_folder, eval=tmp_path / "eval.tsv")
-    assert [(item.text, item.label) for item in made.labelled] == [("fine film", "good")]
+    assert made.labelled == (Example(("fine film",), "good"),)
     assert len(made.golden) >= 256
 
 
@@ -176,7 +177,7 @@ def test_labelled_texts_are_read(classifier_folder: Path, tmp_path: Path) -> Non
     [
         (f"{default_texts('golden')[0]}\tgood", "The evaluation texts and the golden texts both hold"),
         (f"  {default_texts('golden')[1].upper()}\tgood", "both hold"),
-        ("fine film\tsplendid", "labels the model does not know: splendid"),
+        ("fine film\tsplendid", "row 1: The model knows no label 'splendid'"),
         ("fine film", "line 2 has 1 columns"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edgellm.errors import InputError
-from edgellm.stages.texts import Labelled, ensure_disjoint, read_calibration, read_labelled
+from edgellm.stages.texts import ensure_disjoint, read_calibration, read_labelled
 from edgellm.texts import default_texts
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -32,9 +32,10 @@ def test_any_evaluation_file_is_read_or_refused(tmp_path: Path, data: bytes) -> 
         return
     assert rows
     for row in rows:
-        assert row.text.strip()
-        assert row.label == row.label.strip() != ""
-        assert row.text in data.decode("utf-8-sig")
+        text, label = str(row["text"]), str(row["label"])
+        assert text.strip()
+        assert label.strip()
+        assert text in data.decode("utf-8-sig")
 
 
 FIELD = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -46,7 +47,7 @@ FIELD = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["
 def test_texts_come_back_as_they_were_written(tmp_path: Path, rows: list[tuple[str, str]], end: str) -> None:
     path = tmp_path / "eval.tsv"
     path.write_text(end.join(["id\tlabel\ttext", *(f"7\t{label}\t{text}" for text, label in rows)]), newline="")
-    assert read_labelled(path) == [Labelled(text, label.strip()) for text, label in rows]
+    assert read_labelled(path) == [{"id": "7", "label": label, "text": text} for text, label in rows]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Labelled data of any task: rows of a file to examples, and values back to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from edgellm.core.manifest import TaskOptions
+from edgellm.errors import InputError
+from edgellm.stages.texts import read_labelled
+from edgellm.tasks import Example, Task
+
+
+def read_examples(path: Path, task: Task, options: TaskOptions) -> list[Example]:
+    """Return the examples in a file of labelled data.
+
+    Raises:
+        InputError: the file can't be read, or a row does not fit the task; the message names it.
+
+    """
+    examples = []
+    for number, row in enumerate(read_labelled(path), 1):
+        try:
+            examples.append(task.example(row, options))
+        except InputError as error:
+            raise InputError(f"{path} row {number}: {error.args[0]}", hint=error.hint) from None
+        if type(examples[-1].gold) is not type(examples[0].gold):
+            raise InputError(f"{path} row {number} is of another kind than row 1.", hint=f"Columns: {task.COLUMNS}.")
+    return examples
+
+
+def texts_in(examples: Iterable[Example]) -> Iterator[str]:
+    """Yield every text that stands in a raw input of an example."""
+    for example in examples:
+        yield from _strings(example.inputs)
+
+
+def raw_inputs(examples: Iterable[Example]) -> list[object]:
+    """Return the raw inputs of all examples, in their order."""
+    return [raw for example in examples for raw in example.inputs]
+
+
+def predictions(
+    examples: Sequence[Example], values: Iterable[object], task: Task, options: TaskOptions
+) -> list[object]:
+    """Return what is predicted of each example from the values of its raw inputs."""
+    rest = iter(values)
+    return [task.predict(list(islice(rest, len(example.inputs))), options) for example in examples]
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
