@@ -4,6 +4,10 @@ In a process of its own, because transformers and torch warn when they are impor
 
     encoder      a BERT encoder of random weights, with a WordPiece tokenizer of its own
     classifier   the same with three labels
+    several      the same with three labels of which any may hold
+    stars        the same with one number
+    ranker       the same with one label: a cross-encoder
+    entailment   the same with the labels of natural language inference
     collapsing   an encoder whose fp32 answers are the encoder's, and whose activations int8 can't hold
     pruned       the encoder with fewer heads and a narrower feed-forward in its first layer
     own-attention   a DeBERTa, whose attention transformers can't exchange
@@ -29,6 +33,14 @@ from transformers import (
 from edgellm.texts import default_texts
 
 LABELS = {0: "calm", 1: "glad", 2: "sad"}
+CLASSIFIERS = {
+    "classifier": LABELS,
+    "several": LABELS,
+    "stars": {0: "stars"},
+    "ranker": {0: "LABEL_0"},
+    "entailment": {0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"},
+}
+PROBLEMS = {"several": "multi_label_classification", "stars": "regression"}
 
 
 def write(kind: str, folder: Path) -> None:
@@ -39,9 +51,11 @@ def write(kind: str, folder: Path) -> None:
         vocab_size=size, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
         max_position_embeddings=64, pad_token_id=0,
     )  # fmt: skip
-    if kind == "classifier":
-        config.id2label, config.label2id = LABELS, {label: i for i, label in LABELS.items()}
-        config.num_labels = len(LABELS)
+    if kind in CLASSIFIERS:
+        labels = CLASSIFIERS[kind]
+        config.num_labels = len(labels)
+        config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
+        config.problem_type = PROBLEMS.get(kind)
         model = BertForSequenceClassification(config)
     elif kind == "own-attention":
         config = DebertaV2Config(

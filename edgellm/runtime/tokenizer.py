@@ -50,7 +50,7 @@ class Tokenizer:
 
         Args:
             text: any text; NUL bytes and emoji are text.
-            pair: a second segment.
+            pair: a second segment; an empty one is none, as for transformers.
             max_tokens: a limit below the tokenizer's own.
             cut: what gives way: "longest_first", "only_first" or "only_second".
 
@@ -59,7 +59,7 @@ class Tokenizer:
 
         """
         limit = self.max_tokens if max_tokens is None else min(max_tokens, self.max_tokens)
-        encoding = self._encode(text, pair, limit, cut, 0)
+        encoding = self._encode(text, pair or None, limit, cut, 0)
         return _plain(encoding, truncated=bool(encoding.overflowing))
 
     def windows(self, text: str, pair: str | None = None, *, overlap: int) -> list[Encoding]:
