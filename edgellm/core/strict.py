@@ -26,8 +26,8 @@ def read(cls: type[T], data: object, where: str) -> T:
     """Return an instance of the dataclass `cls` filled from `data`.
 
     Args:
-        cls: a dataclass whose fields are str, int, float, bool, None, tuples, str-keyed dicts,
-            other dataclasses, or unions of these. An int is taken where a float is declared.
+        cls: a dataclass whose fields are str, int, float, bool, None, tuples of any or of a given length,
+            str-keyed dicts, other dataclasses, or unions of these. An int is taken where a float is declared.
         data: what `json.loads` or `tomllib.loads` returned.
         where: name of the place, for messages ("targets/x.toml").
 
@@ -94,7 +94,10 @@ def _read(kind: object, data: object, where: str) -> object:
     if origin is tuple:
         if not isinstance(data, (list, tuple)):
             raise StrictError(f"{where}: expected a list, found {_kind(data)}")
-        return tuple(_read(args[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+        kinds = args if args[-1] is not Ellipsis else args[:1] * len(data)
+        if len(data) != len(kinds):
+            raise StrictError(f"{where}: expected {len(kinds)} items, found {len(data)}")
+        return tuple(_read(each, item, f"{where}[{i}]") for i, (each, item) in enumerate(zip(kinds, data, strict=True)))
     if origin in (dict, Mapping):
         if not isinstance(data, Mapping):
             raise StrictError(f"{where}: expected a table, found {_kind(data)}")

@@ -36,6 +36,7 @@ class Outer:
     maybe: int | None = None
     flag: bool = False
     mixed: tuple[int | str, ...] = ()
+    pairs: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -77,6 +78,8 @@ def strategy_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.builds(kind, **{**fields, **CONSISTENT.get(kind, {})})
     if origin in (typing.Union, types.UnionType):
         return st.one_of([strategy_of(arg) for arg in args])
+    if origin is tuple and args[-1] is not Ellipsis:
+        return st.tuples(*map(strategy_of, args))
     if origin is tuple:
         return st.lists(strategy_of(args[0]), max_size=2).map(tuple)
     if origin is dict:
@@ -149,6 +152,11 @@ def test_any_json_in_a_field_is_read_or_refused(name: str, value: object) -> Non
         ({"maybe": "1"}, "x: maybe: expected int, found str '1'"),
         ({"maybe": False}, "x: maybe: expected int, found bool"),
         ({"flag": 1}, "x: flag: expected bool, found int '1'"),
+        ({"pairs": {"a": 1}}, "x: pairs.a: expected a list, found int '1'"),
+        ({"pairs": {"a": [1]}}, "x: pairs.a: expected 2 items, found 1"),
+        ({"pairs": {"a": [1, "b", "c"]}}, "x: pairs.a: expected 2 items, found 3"),
+        ({"pairs": {"a": ["b", 1]}}, "x: pairs.a[0]: expected float, found str 'b'"),
+        ({"pairs": {"a": [1, 2]}}, "x: pairs.a[1]: expected str, found int '2'"),
         ({"mixed": [1, "tokens", None]}, "x: mixed[2]: expected int, found nothing"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
@@ -160,6 +168,8 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> Non
 
 
 def test_defaults_fill_what_is_left_out_and_whole_numbers_pass_for_floats() -> None:
-    read = strict.read(Outer, {**VALID, "inner": {"size": 1, "ratio": 2}, "mixed": [1, "tokens"]}, "x")
-    assert read == Outer("x", 2, Inner(1, 2.0), mixed=(1, "tokens"))
+    given = {**VALID, "inner": {"size": 1, "ratio": 2}, "mixed": [1, "tokens"], "pairs": {"a": [3, "b"]}}
+    read = strict.read(Outer, given, "x")
+    assert read == Outer("x", 2, Inner(1, 2.0), mixed=(1, "tokens"), pairs={"a": (3.0, "b")})
+    assert strict.plain(read.pairs) == {"a": [3.0, "b"]}
     assert isinstance(read.inner.ratio, float)
