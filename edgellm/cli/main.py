@@ -57,7 +57,9 @@ def cli() -> None:
 @click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
 @click.option("--pooling", help="mean, cls or none, for feature-extraction; as the model's own files ask if left out.")
 @click.option("--calibration", help="File of one text per line, for schemes that calibrate.")
-@click.option("--eval", "evaluation", help="Tab-separated file with the columns text and label.")
+@click.option(
+    "--eval", "evaluation", help="Labelled data with the columns text and label: TSV, CSV, JSONL, saved dataset."
+)
 @click.option("--min-agreement", default=0.99, show_default=True, help="The gate: mean agreement with the fp32 model.")
 @click.option(
     "--seq-len", type=_Numbers(), help="Token counts to serve without padding beyond; the last is the longest."

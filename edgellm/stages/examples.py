@@ -8,25 +8,28 @@ from pathlib import Path
 
 from edgellm.core.manifest import TaskOptions
 from edgellm.errors import InputError
-from edgellm.stages.texts import read_labelled
+from edgellm.stages.rows import read_placed
 from edgellm.tasks import Example, Task
 
 
 def read_examples(path: Path, task: Task, options: TaskOptions) -> list[Example]:
-    """Return the examples in a file of labelled data.
+    """Return the examples in a file of labelled data, or in a saved dataset (see `read_rows`).
 
     Raises:
-        InputError: the file can't be read, or a row does not fit the task; the message names it.
+        InputError: it can't be read, or a row does not fit the task or has an empty text; the message names the line.
+        MissingDependencyError: it is a dataset, and datasets is not installed.
 
     """
-    examples = []
-    for number, row in enumerate(read_labelled(path), 1):
+    examples: list[Example] = []
+    for place, row in read_placed(path):
         try:
             examples.append(task.example(row, options))
         except InputError as error:
-            raise InputError(f"{path} row {number}: {error.args[0]}", hint=error.hint) from None
+            raise InputError(f"{path} {place}: {error.args[0]}", hint=error.hint) from None
+        if not all(text.strip() for text in texts_in(examples[-1:])):
+            raise InputError(f"{path} {place} has an empty text.")
         if type(examples[-1].gold) is not type(examples[0].gold):
-            raise InputError(f"{path} row {number} is of another kind than row 1.", hint=f"Columns: {task.COLUMNS}.")
+            raise InputError(f"{path} {place} is of another kind than the first.", hint=f"Columns: {task.COLUMNS}.")
     return examples
 
 

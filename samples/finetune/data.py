@@ -26,7 +26,7 @@ import click
 
 from edgellm.errors import DeviceError, EdgellmError, InputError, MissingDependencyError, unknown
 from edgellm.folders import cache_dir
-from edgellm.stages.texts import read_labelled
+from edgellm.stages.rows import read_placed
 from edgellm.toolchain.downloads import Download, fetch
 
 SHARES = {"train": 70, "dev": 10, "test": 20}
@@ -189,10 +189,16 @@ def read(path: Path) -> list[Labelled]:
     """Return the rows of a TSV that `write` wrote.
 
     Raises:
-        InputError: it can't be read, or has other columns.
+        InputError: it can't be read, has other columns, or an empty text or label.
 
     """
-    return [Labelled(str(row["text"]), str(row["label"])) for row in read_labelled(path)]
+    rows = []
+    for place, row in read_placed(path, ("text", "label")):
+        text, label = str(row["text"]), str(row["label"])
+        if not text.strip() or not label.strip():
+            raise InputError(f"{path} {place} has an empty text or label.")
+        rows.append(Labelled(text, label))
+    return rows
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

@@ -73,7 +73,7 @@ BUILDS: list[tuple[str, int, str]] = [
     ("model.pt2 --target linux-arm64", INPUT, "loading a .pt2 unpickles it"),
     ("pickled --target linux-arm64", INPUT, "weights only as a pickle"),
     ("model --target linux-arm64 --tokenizer papers", INPUT, "There is no tokenizer"),
-    ("judge --target linux-arm64 --eval empty.tsv", INPUT, "lacks the columns text and label"),
+    ("judge --target linux-arm64 --eval empty.tsv", INPUT, "empty.tsv line 1 is no header: it names no column"),
     ("judge --target linux-arm64 --eval latin1.tsv", INPUT, "is not UTF-8"),
     ("judge --target linux-arm64 --eval gone.tsv", INPUT, "can't be read"),
 ]

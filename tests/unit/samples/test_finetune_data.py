@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edgellm.errors import DeviceError, MissingDependencyError, UsageError
+from edgellm.errors import DeviceError, InputError, MissingDependencyError, UsageError
 from edgellm.stages.texts import ensure_disjoint, read_calibration
 
 SCRIPT = Path(__file__).parents[3] / "samples" / "finetune" / "data.py"
@@ -180,6 +180,13 @@ def test_files_are_what_a_build_reads_and_the_same_each_time(data: ModuleType, t
     read = {name: data.read(tmp_path / "a" / f"{name}.tsv") for name in data.SHARES}
     assert read == data.split(rows)
     assert set(read_calibration(tmp_path / "a" / "calibration.txt")) <= {row.text for row in read["train"]}
+
+
+@pytest.mark.parametrize("row", ["a film\t ", " \tgood"])
+def test_an_empty_text_or_label_is_refused(data: ModuleType, tmp_path: Path, row: str) -> None:
+    (tmp_path / "test.tsv").write_text(f"text\tlabel\na film\tgood\n\n{row}\n")
+    with pytest.raises(InputError, match=r"test\.tsv line 4 has an empty text or label"):
+        data.read(tmp_path / "test.tsv")
 
 
 def test_a_package_is_fetched_through_pip_and_never_run(

@@ -88,7 +88,7 @@ def test_lengths_stay_within_the_position_table(
             UsageError,
             "--calibration has no use: int8-dynamic in tflite runs no samples",
         ),
-        ({"eval": "x.tsv"}, InputError, "x.tsv row 1: The column text_pair misses; there is label, text."),
+        ({"eval": "x.tsv"}, InputError, "x.tsv line 2: The column text_pair misses; there is label, text."),
         ({"seq_len": ()}, UsageError, "--seq-len"),
         ({"seq_len": (3, 16)}, UsageError, "--seq-len 3,16: a length is 4 tokens or more"),
         ({"seq_len": (-1,)}, UsageError, "4 tokens or more"),
@@ -177,7 +177,7 @@ def test_labelled_texts_are_read(classifier_folder: Path, tmp_path: Path) -> Non
     [
         (f"{default_texts('golden')[0]}\tgood", "The evaluation texts and the golden texts both hold"),
         (f"  {default_texts('golden')[1].upper()}\tgood", "both hold"),
-        ("fine film\tsplendid", "row 1: The model knows no label 'splendid'"),
+        ("fine film\tsplendid", "line 2: The model knows no label 'splendid'"),
         ("fine film", "line 2 has 1 columns"),
     ],
 )

@@ -98,5 +98,5 @@ def test_other_relevance_is_refused(relevance: object) -> None:
 def test_a_file_holds_one_kind_of_row(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     path.write_text("text\tlabel\na\tb\n")
-    with pytest.raises(InputError, match=r"pairs\.tsv row 1: The column text_pair misses"):
+    with pytest.raises(InputError, match=r"pairs\.tsv line 2: The column text_pair misses"):
         read_examples(path, TASK, SIGMOID)
