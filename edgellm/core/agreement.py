@@ -32,24 +32,6 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The task's own metric on labelled texts, fp32 source against artifact.
-
-    Attributes:
-        metric: for example "accuracy".
-        n: labelled texts.
-        source: the fp32 source model's score.
-        value: the artifact's score on the same texts.
-
-    """
-
-    metric: str
-    n: int
-    source: float
-    value: float
-
-
-@dataclass(frozen=True)
 class AgreementMatrix:
     """Mean pairwise agreement between the fp32 source and every artifact.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation
+from edgellm.core.agreement import Agreement, AgreementMatrix
+from edgellm.core.evaluation import Evaluation
 from edgellm.core.scheme import FORMATS
 from edgellm.core.signature import Signature
 
@@ -65,7 +66,8 @@ class Artifact:
         total_ops: operators of the graph before delegation.
         contents: where the bytes are, largest first.
         agreement: with the fp32 source, on the build host.
-        evaluation: the task's metric on labelled texts, where `--eval` gave some.
+        evaluation: the task's metrics on labelled texts, where `--eval` gave some; without examples of flips, which are
+            the user's texts.
 
     """
 

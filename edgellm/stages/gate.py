@@ -14,7 +14,8 @@ from edgellm.abi import errors
 from edgellm.abi.artifacts import examine_artifact
 from edgellm.backends import TOOLS, Lowered
 from edgellm.core import strict
-from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation
+from edgellm.core.agreement import Agreement, AgreementMatrix
+from edgellm.core.evaluation import Evaluation
 from edgellm.core.manifest import SCHEMA_VERSION, Artifact, Calibration, Manifest, ModelInfo
 from edgellm.device.host import Host
 from edgellm.errors import GateError
@@ -23,7 +24,8 @@ from edgellm.runtime.bundle import GOLDEN, TOKENIZER, Bundle, sha256_file
 from edgellm.runtime.machine import cpu_identity
 from edgellm.stages import package, verify
 from edgellm.stages.cache import Cache, Entry, key_of, versions
-from edgellm.stages.examples import predictions, raw_inputs
+from edgellm.stages.compare import compare
+from edgellm.stages.examples import predictions, raw_inputs, texts_in
 from edgellm.stages.judge import judge
 from edgellm.stages.plan import Plan
 from edgellm.stages.produce import LABELLED, REFERENCE
@@ -128,7 +130,7 @@ def _measured(plan: Plan, manifest: Manifest, store: Cache, folder: Path, refere
     """Return agreements, evaluations and matrix; what was measured of the same bytes on the same CPU is not run again."""
     key = key_of(
         "gate",
-        ("numpy", "tokenizers"),
+        ("numpy", "tokenizers", *(("scikit-learn", "scipy") if plan.labelled else ())),
         signatures=[strict.plain(artifact.signature) for artifact in manifest.artifacts],
         files=strict.plain(manifest.files),
         options=strict.plain(manifest.task_options),
@@ -159,13 +161,15 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
         task, options = load_task(plan.source.task), plan.source.options
         examples = plan.labelled
         inputs, golds = raw_inputs(examples), [example.gold for example in examples]
+        shown = [" ".join(texts_in([example])) for example in examples]
         with (reference / LABELLED).open(encoding="utf-8") as lines:
-            source = task.metrics(golds, predictions(examples, map(json.loads, lines), task, options))
-        metric = next(iter(source))
+            source = predictions(examples, map(json.loads, lines), task, options)
         for artifact in bundle.manifest.artifacts:
             values = verify.run_inputs(bundle, artifact, inputs, device)
-            got = task.metrics(golds, predictions(examples, values, task, options))
-            evaluation[artifact.id] = strict.plain(Evaluation(metric, len(golds), source[metric], got[metric]))
+            got = predictions(examples, values, task, options)
+            compared = compare(golds, source, got, metrics=task.metrics, shown=shown, right=task.right)
+            # The examples that flipped are the user's texts, which a bundle does not carry.
+            evaluation[artifact.id] = strict.plain(dataclasses.replace(compared, flips=()))
     table = strict.plain(verify.matrix(bundle, golden, ran))
     return {"agreement": agreement, "evaluation": evaluation, "matrix": table}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from edgellm.core.agreement import AgreementMatrix, Evaluation
+from edgellm.core.agreement import AgreementMatrix
 from edgellm.core.manifest import Artifact
 from edgellm.errors import GateError
 from edgellm.stages.verify import HOST, Verification, shorten
@@ -18,7 +18,7 @@ def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: 
 
     """
     short = [a for a in artifacts if not a.agreement.mean >= min_agreement]
-    dropped = [a for a in artifacts if a.evaluation and _drop(a.evaluation) > 1 - min_agreement + 1e-9]
+    dropped = [a for a in artifacts if a.evaluation and a.evaluation.drop.points > 100 * (1 - min_agreement) + 1e-7]
     if not short and not dropped:
         return
     lines = []
@@ -34,7 +34,7 @@ def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: 
         measured = artifact.evaluation
         lines.append(
             f"{artifact.format} {artifact.scheme} has an {measured.metric} of {measured.value:.4f} on {measured.n} "
-            f"labelled texts, the fp32 model {measured.source:.4f}."
+            f"labelled texts, the fp32 model {measured.source:.4f}: {measured.drop}."
         )
     lines += ["", "Mean agreement of each pair:", *_table(table)]
     if len(table.names) > 2:
@@ -45,10 +45,6 @@ def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: 
             else f"The odd one out is {odd}."
         )
     raise GateError("\n".join(lines), hint=_advice(short or dropped))
-
-
-def _drop(measured: Evaluation) -> float:
-    return measured.source - measured.value
 
 
 def _advice(artifacts: Sequence[Artifact]) -> str:

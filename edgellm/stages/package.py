@@ -196,7 +196,7 @@ def _card(manifest: Manifest) -> str:
     tools = ", ".join(f"{name} {version}" for name, version in sorted(manifest.tools.items()))
     evaluated = [
         f"- {a.format}: {a.evaluation.metric} {a.evaluation.value:.4f} (fp32 source {a.evaluation.source:.4f}, "
-        f"{a.evaluation.n} texts)"
+        f"{a.evaluation.n} texts): {a.evaluation.drop}"
         for a in manifest.artifacts
         if a.evaluation
     ]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgellm.core.evaluation import Drop
 from edgellm.runtime import Bundle, Session
 
 from .conftest import ROOT, edgellm
@@ -114,6 +115,9 @@ def test_a_classifier_gives_the_pipelines_answers(model: Model, tmp_path: Path) 
     evaluation = bundle.manifest.artifacts[0].evaluation
     assert evaluation is not None
     assert (evaluation.metric, evaluation.n, evaluation.source) == ("accuracy", 2, evaluation.value)
+    assert list(evaluation.metrics) == ["accuracy", "macro-F1"]
+    assert (evaluation.drop, evaluation.flipped, evaluation.mcnemar_p) == (Drop(0, 0, 0), 0, 1.0)
+    assert f"2 texts): {evaluation.drop}" in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
     script = (
         "import json, sys\n"
         "from transformers import pipeline\n"

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from edgellm.core import agreement, manifest, signature, strict
-from edgellm.core.manifest import SCHEMA_VERSION, Evaluation, Manifest
+from edgellm.core import agreement, evaluation, manifest, signature, strict
+from edgellm.core.evaluation import Drop, Evaluation, Flip
+from edgellm.core.manifest import SCHEMA_VERSION, Manifest
 from edgellm.errors import BundleError
 from edgellm.runtime.bundle import Bundle
 from tests.tiny import tiny_bundle
@@ -25,10 +26,16 @@ SCHEMA: dict[str, Any] = json.loads(resources.files("edgellm.core").joinpath("ma
 VALIDATOR = Draft202012Validator(SCHEMA)
 CLASSES = {
     name: cls
-    for module in (agreement, manifest, signature)
+    for module in (agreement, evaluation, manifest, signature)
     for name, cls in vars(module).items()
     if dataclasses.is_dataclass(cls) and isinstance(cls, type)
 }
+
+
+EVALUATION = Evaluation(
+    "accuracy", 10, 0.9, 0.8, metrics={"accuracy": (0.9, 0.8), "macro-F1": (0.88, 0.7)}, drop=Drop(10.0, 0.0, 30.0),
+    flipped=1, flipped_share=0.1, mcnemar_p=1.0, flips=(Flip("It hums.", "good", "good", "bad"),),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,7 @@ def test_definitions_refer_to_the_dataclass_of_the_field() -> None:
 
 def test_a_valid_manifest_passes_both(valid: dict[str, Any]) -> None:
     evaluated = copy.deepcopy(valid)
-    evaluated["artifacts"][0]["evaluation"] = strict.plain(Evaluation("accuracy", 10, 0.9, 0.8))
+    evaluated["artifacts"][0]["evaluation"] = strict.plain(EVALUATION)
     for data in (valid, evaluated):
         VALIDATOR.validate(data)
         assert strict.plain(strict.read(Manifest, data, "m")) == data
@@ -91,6 +98,7 @@ def _drop(*path: str | int) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+PLAIN: dict[str, Any] = dict(strict.plain(EVALUATION))  # type: ignore[call-overload]
 MUTATIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "another schema version": _set("schema_version", to=2),
     "schema version as text": _set("schema_version", to="1"),
@@ -101,7 +109,12 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "unknown key of an artifact": _set("artifacts", 0, "url", to="http://x"),
     "unknown task option": _set("task_options", "code", to="print()"),
     "no task": _drop("task"),
-    "no evaluation metric": _set("artifacts", 0, "evaluation", to={"n": 1, "source": 1, "value": 1}),
+    "no evaluation metric": _set("artifacts", 0, "evaluation", to={k: v for k, v in PLAIN.items() if k != "metric"}),
+    "a metric with one score": _set("artifacts", 0, "evaluation", to={**PLAIN, "metrics": {"accuracy": [0.9]}}),
+    "a metric with three scores": _set("artifacts", 0, "evaluation", to={**PLAIN, "metrics": {"accuracy": [1, 1, 1]}}),
+    "a drop as number": _set("artifacts", 0, "evaluation", to={**PLAIN, "drop": 0.1}),
+    "a flip without a label": _set("artifacts", 0, "evaluation", to={**PLAIN, "flips": [{"input": "It hums."}]}),
+    "McNemar's p as text": _set("artifacts", 0, "evaluation", to={**PLAIN, "mcnemar_p": "1"}),
     "no licence": _drop("model", "licence"),
     "null name": _set("model", "name", to=None),
     "labels as text": _set("task_options", "labels", to="negative"),

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgellm.core.agreement import Agreement, AgreementMatrix, Evaluation
+from edgellm.core.agreement import Agreement, AgreementMatrix
+from edgellm.core.evaluation import Drop, Evaluation
 from edgellm.device.host import Host
 from edgellm.errors import BundleError, EdgellmError, GateError, UsageError
 from edgellm.runtime import Bundle
@@ -167,9 +168,18 @@ def test_an_fp32_artifact_below_the_gate_is_a_bug_to_report(embedder: Bundle) ->
 
 @pytest.mark.parametrize(("value", "stopped"), [(0.90, False), (0.89, False), (0.88, True), (0.95, False)])
 def test_the_task_s_metric_may_fall_by_what_the_gate_allows(embedder: Bundle, value: float, stopped: bool) -> None:
-    measured = artifact(embedder, 1.0, evaluation=Evaluation("accuracy", 200, 0.90, value))
+    lost = 100 * (0.90 - value)
+    evaluation = Evaluation(
+        "accuracy", 200, 0.90, value, metrics={"accuracy": (0.90, value)}, drop=Drop(lost, lost - 1.5, lost + 1.5),
+        flipped=4, flipped_share=0.02, mcnemar_p=0.125, flips=(),
+    )  # fmt: skip
+    measured = artifact(embedder, 1.0, evaluation=evaluation)
     if not stopped:
         gate([measured], TABLE, 0.99)
         return
-    with pytest.raises(GateError, match=f"has an accuracy of {value:.4f} on 200 labelled texts, the fp32 model 0.9000"):
+    with pytest.raises(GateError) as caught:
         gate([measured], TABLE, 0.99)
+    assert (
+        f"has an accuracy of {value:.4f} on 200 labelled texts, the fp32 model 0.9000: -2.0 points, 95 % interval "
+        "-3.5 to -0.5, a real loss." in str(caught.value)
+    )
