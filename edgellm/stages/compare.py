@@ -30,8 +30,8 @@ def compare(
 ) -> Evaluation:  # fmt: skip
     """Return how an artifact does beside the fp32 source on the same labelled examples.
 
-    Predictions that are numbers with a fraction (float) are near or far, not decisions: nothing flips there, and nothing
-    is right or wrong, whatever `right` says. All others are decisions, which differ by `!=`.
+    Predictions that are numbers with a fraction (float), or tuples of them, are near or far, not decisions: nothing flips
+    there, and nothing is right or wrong, whatever `right` says. All others are decisions, which differ by `!=`.
 
     A metric that is undefined (not finite) for the artifact alone, such as the correlation of one answer to everything,
     counts as 0, and is left out where it is undefined for the source, in the whole and in each resample.
@@ -100,5 +100,7 @@ def _correct(
 
 
 def _is_number(value: object) -> bool:
-    """Tell whether a prediction is a number with a fraction; a whole one may be a class."""
+    """Tell whether a prediction is a number with a fraction, or some of them; a whole one may be a class."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_is_number, value))
     return isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)

@@ -19,6 +19,8 @@ Metrics = Callable[[Sequence[object], Sequence[object]], dict[str, float]]
 
 SHARES = frozenset({"accuracy", "exact accuracy", "exact match"})
 """Names that only a metric may have which is the share of right examples: it is resampled as a mean."""
+MEANS = frozenset({"MRR", "nDCG"})
+"""Names that only a metric may have which is the mean of what it is for each example alone: it is resampled as that mean."""
 MACRO_F1 = "macro-F1"
 """Name that, where predictions are single classes, only the mean of F1 over the classes that occur may have: it is resampled
 from counts."""
@@ -35,7 +37,7 @@ def lost(
     metrics: Metrics, headline: str, scores: tuple[float, float], correct: NDArray[np.bool_] | None,
     golds: Sequence[object], source: Sequence[object], got: Sequence[object],
 ) -> Statistic:  # fmt: skip
-    """Return the statistic of a headline metric; all three ways give the same drops, the last in the most time.
+    """Return the statistic of a headline metric; all ways give the same drops, the last in the most time.
 
     Args:
         metrics: scores predictions.
@@ -49,17 +51,21 @@ def lost(
 
     """
     if headline in SHARES and correct is not None:
-        return _lost_share(headline, scores, correct)
+        return _lost_mean(headline, scores, correct.astype(np.float64))
+    if headline in MEANS:
+        rows = zip(golds, source, got, strict=True)
+        alone = [[score(metrics, (gold,), (one,))[headline] for one in answers] for gold, *answers in rows]
+        return _lost_mean(headline, scores, np.array(alone))
     if headline == MACRO_F1 and all(isinstance(value, (str, numbers.Integral)) for value in (*golds, *source, *got)):
         return _lost_f1(scores, golds, source, got)
     return _lost(metrics, headline, golds, source, got)
 
 
-def _lost_share(name: str, scores: tuple[float, float], correct: NDArray[np.bool_]) -> Statistic:
-    """Return the statistic of a metric that is the share of right examples: a mean over each resample."""
-    if not np.allclose(scores, correct.mean(axis=0), rtol=0, atol=1e-9):
-        raise ValueError(f"{name} is {scores}, and {correct.mean(axis=0)} of the examples are right")
-    lost = correct[:, 0].astype(np.float64) - correct[:, 1]
+def _lost_mean(name: str, scores: tuple[float, float], alone: NDArray[np.float64]) -> Statistic:
+    """Return the statistic of a metric that is a mean over examples, from the scores of each alone, [n, 2]."""
+    if not np.allclose(scores, alone.mean(axis=0), rtol=0, atol=1e-9):
+        raise ValueError(f"{name} is {scores}, and the mean over the examples {alone.mean(axis=0)}")
+    lost = alone[:, 0] - alone[:, 1]
     return lambda drawn: lost[drawn].mean(axis=-1)
 
 

@@ -19,6 +19,7 @@ from edgellm.core import strict
 from edgellm.core.evaluation import Drop, Evaluation, Flip
 from edgellm.errors import InputError
 from edgellm.stages.compare import FLIPS, compare
+from edgellm.tasks import load_task
 
 
 def accuracy(golds: Sequence[object], predictions: Sequence[object]) -> dict[str, float]:
@@ -56,7 +57,7 @@ def test_scores_and_counts_are_those_of_scikit_learn() -> None:
     golds = list("aabbccabca")
     source = list("aabbccabcb")
     got = list("abbbcaabcb")
-    result = labels(golds, source, got, metrics=macro_f1)
+    result = labels(golds, source, got, metrics=macro_f1, resamples=200)
     f1 = [f1_score(golds, each, average="macro") for each in (source, got)]
     assert (result.metric, result.n) == ("macro-F1", 10)
     assert (result.source, result.value) == pytest.approx(f1)
@@ -129,7 +130,7 @@ def test_the_interval_is_the_percentile_bootstrap_s() -> None:
     assert (drop.low, drop.high) == pytest.approx([100 * bound for bound in oracle.confidence_interval])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(rows=st.lists(st.tuples(*[st.sampled_from("abc")] * 3), min_size=2, max_size=12), seed=st.integers(0, 9))
 def test_accuracy_is_resampled_as_a_mean_with_the_same_result(rows: list[tuple[str, str, str]], seed: int) -> None:
     golds, source, got = (list(column) for column in zip(*rows, strict=True))
@@ -142,7 +143,7 @@ def test_accuracy_is_resampled_as_a_mean_with_the_same_result(rows: list[tuple[s
     assert_close(fast.drop, slow.drop)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(rows=st.lists(st.tuples(*[st.sampled_from("abcd")] * 3), min_size=2, max_size=12), seed=st.integers(0, 9))
 def test_macro_f1_is_resampled_from_counts_with_the_same_result(rows: list[tuple[str, str, str]], seed: int) -> None:
     golds, source, got = (list(column) for column in zip(*rows, strict=True))
@@ -153,6 +154,31 @@ def test_macro_f1_is_resampled_from_counts_with_the_same_result(rows: list[tuple
     fast = labels(golds, source, got, seed=seed, resamples=20, metrics=macro_f1)
     slow = labels(golds, source, got, seed=seed, resamples=20, metrics=another_name)
     assert_close(fast.drop, slow.drop)
+
+
+def test_a_ranking_is_resampled_as_a_mean_with_the_same_result() -> None:
+    rng = np.random.default_rng(3)
+    golds = [tuple(map(float, np.eye(4)[i])) for i in rng.integers(4, size=12)]
+    source, got = ([tuple(float(x + noise * rng.random()) for x in gold) for gold in golds] for noise in (0.8, 2.0))
+    ranked = load_task("sentence-similarity").metrics
+
+    def another_name(golds: Sequence[object], predictions: Sequence[object]) -> dict[str, float]:
+        return {"mean rank": ranked(golds, predictions)["MRR"]}
+
+    fast, slow = (labels(golds, source, got, metrics=each, right=None, resamples=10) for each in (ranked, another_name))
+    assert_close(fast.drop, slow.drop)
+    assert fast.drop.points > 0
+    assert list(fast.metrics) == ["MRR", "nDCG"]
+    # Scores are no decisions, several as little as one.
+    assert (fast.flipped, fast.flips, fast.mcnemar_p) == (0, (), None)
+
+
+def test_no_label_at_all_is_a_decision() -> None:
+    result = labels(
+        [(), ("a",)], [(), ("a",)], [(), ()], metrics=lambda golds, got: {"x": sum(map(operator.eq, golds, got)) / 2}
+    )
+    assert (result.flipped, result.mcnemar_p) == (1, 1.0)
+    assert labels([(), ()], [(), ()], [(), ()], metrics=lambda golds, got: {"x": 1.0}).mcnemar_p == 1.0
 
 
 def assert_close(fast: Drop, slow: Drop) -> None:
@@ -267,7 +293,7 @@ def test_a_correlation_with_labels_that_are_all_the_same_is_an_input_error() -> 
 def test_resamples_where_a_correlation_is_undefined_are_left_out() -> None:
     # Two of three examples have the same label: more than a quarter of all resamples have no other.
     golds, source, got = [0.0, 0.0, 1.0], [0.1, 0.2, 0.9], [0.3, 0.1, 0.2]
-    drop = labels(golds, source, got, metrics=spearman, right=None).drop
+    drop = labels(golds, source, got, metrics=spearman, right=None, resamples=200).drop
     assert np.isfinite([drop.points, drop.low, drop.high]).all()
     assert drop.low <= drop.points <= drop.high
 
@@ -296,7 +322,7 @@ def test_decisions_may_be_lists_and_are_compared_as_they_are() -> None:
     def per_tag(golds: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         return {"f1": float(f1_score([*chain(*golds)], [*chain(*predictions)], average="macro", zero_division=0))}
 
-    result = labels(golds, source, got, metrics=per_tag, right=None)
+    result = labels(golds, source, got, metrics=per_tag, right=None, resamples=50)
     assert (result.flipped, result.mcnemar_p) == (2, None)
     assert [flip.input for flip in result.flips] == ["text 0", "text 2"]
     assert result.flips[0].got == "['O', 'O']"
