@@ -52,6 +52,7 @@ def build(
     pooling: str | None = None,
     calibration: str | os.PathLike[str] | None = None,
     eval: str | os.PathLike[str] | None = None,
+    max_drop: float | None = None,
     min_agreement: float = 0.99,
     seq_len: Sequence[int] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -71,7 +72,8 @@ def build(
         tokenizer: folder with tokenizer.json, where the model's has none.
         pooling: for feature-extraction: "mean", "cls" or "none".
         calibration: file of one text per line, for schemes that calibrate.
-        eval: tab-separated file with columns text and label.
+        eval: labelled examples: .tsv, .csv, .jsonl, or a saved dataset; its columns are the task's.
+        max_drop: points that the task's first metric may lose on them, unless the loss may be noise; 1 if None.
         min_agreement: the gate, from 0 to 1.
         seq_len: token counts to serve; the largest is the bundle's max_tokens.
         out: the bundle's folder; `<model>-<target>` if None.
@@ -85,7 +87,7 @@ def build(
     """
     return build_timed(
         model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
-        calibration=calibration, eval=eval, min_agreement=min_agreement, seq_len=seq_len, out=out,
+        calibration=calibration, eval=eval, max_drop=max_drop, min_agreement=min_agreement, seq_len=seq_len, out=out,
         verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
 
@@ -93,7 +95,7 @@ def build(
 def build_timed(
     model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
     tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
-    eval: str | os.PathLike[str] | None, min_agreement: float, seq_len: Sequence[int] | None,
+    eval: str | os.PathLike[str] | None, max_drop: float | None, min_agreement: float, seq_len: Sequence[int] | None,
     out: str | os.PathLike[str] | None, verify_on_device: bool, cache: bool, progress: Report,
 ) -> Built:  # fmt: skip
     """Build as `build` does, and return the seconds per stage as well."""
@@ -120,6 +122,7 @@ def build_timed(
                 pooling=pooling,
                 calibration=calibration,
                 eval=eval,
+                max_drop=max_drop,
                 min_agreement=min_agreement,
                 seq_len=seq_len,
                 out=out,

@@ -1,4 +1,4 @@
-"""`edgellm`: build, run, bench, verify, inspect, targets, doctor.
+"""`edgellm`: build, run, bench, verify, inspect, targets, doctor; the other commands have files beside this one.
 
 A command imports what it needs when it runs, so that a device without converters can use it.
 """
@@ -15,6 +15,7 @@ import click
 
 import edgellm
 from edgellm.cli import device as device_commands
+from edgellm.cli import evaluate as evaluate_command
 from edgellm.cli import runner as runner_commands
 from edgellm.core import strict
 from edgellm.errors import EdgellmError, UsageError
@@ -71,8 +72,8 @@ def cli() -> None:
 @_JSON
 def build(
     model: str | None, target: str, formats: tuple[str, ...], scheme: str | None, task: str | None,
-    tokenizer: str | None, pooling: str | None, calibration: str | None, evaluation: str | None, min_agreement: float,
-    seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool,
+    tokenizer: str | None, pooling: str | None, calibration: str | None, evaluation: str | None, max_drop: float | None,
+    min_agreement: float, seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Build a verified bundle from MODEL.
@@ -87,7 +88,7 @@ def build(
     with build_progress(quiet=quiet or as_json) as progress:
         done = build_timed(
             model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
-            calibration=calibration, eval=evaluation, min_agreement=min_agreement, seq_len=seq_len, out=out,
+            calibration=calibration, eval=evaluation, max_drop=max_drop, min_agreement=min_agreement, seq_len=seq_len, out=out,
             verify_on_device=verify_on_device, cache=not no_cache, progress=progress,
         )  # fmt: skip
     if as_json:
@@ -301,6 +302,7 @@ def doctor(path: str | None, target: str | None, as_json: bool) -> None:
         raise click.exceptions.Exit(4)
 
 
+cli.add_command(evaluate_command.evaluate)
 cli.add_command(runner_commands.runner)
 cli.add_command(device_commands.devices)
 cli.add_command(device_commands.device)

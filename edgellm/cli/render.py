@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from edgellm.abi import KINDS, Examination
 from edgellm.benchmark import Benchmark
+from edgellm.core.evaluation import Evaluation
 from edgellm.core.manifest import Manifest
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
@@ -14,6 +16,9 @@ from edgellm.counting import Counted
 from edgellm.doctor import Health
 from edgellm.stages.package import notes_of
 from edgellm.stages.verify import Verification, shorten
+
+if TYPE_CHECKING:
+    from edgellm.evaluate import Evaluated
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> str:
@@ -39,6 +44,11 @@ def built(manifest: Manifest, path: str) -> str:
     table = columns(("format", "scheme", "delegate", "MB", "agreement", "min", "partitions"), rows, left=3)
     first = manifest.artifacts[0].agreement
     notes = "".join(f"\n{note}" for note in notes_of(manifest))
+    measured = [(a.format, a.evaluation) for a in manifest.artifacts if a.evaluation]
+    if measured:
+        lost = [(fmt, e.metric, f"{e.source:.4f}", f"{e.value:.4f}", *_lost(e)) for fmt, e in measured]
+        head = ("format", "metric", "fp32", "here", "points lost", "95 % interval", "McNemar p", "changed")
+        table += f"\n\n{columns(head, lost, left=2)}\n\n{measured[0][1].n} labelled examples."
     return (
         f"{manifest.model.name} for {manifest.target} -> {path}\n\n{table}\n\n"
         f"Agreement: {first.metric} with the fp32 model, {first.n} texts, run on {first.device}.{notes}"
@@ -64,6 +74,53 @@ def verified(result: Verification) -> str:
         f"{emulated}.\n{', '.join(sorted({v.engine for v in result.artifacts}))}. "
         f'Worst of all: {lowest.format} on "{shorten(lowest.agreement.worst)}".'
     )
+
+
+def evaluated(result: Evaluated) -> str:
+    """Return the scores, what they lost against the fp32 source, and some decisions that changed."""
+    names = list(result.artifacts[0].metrics)
+    rows = [
+        (a.format, "ok" if a.ok else "FAILED", *(f"{a.metrics[name]:.4f}" for name in names), *_lost(a.evaluation))
+        for a in result.artifacts
+    ]
+    compared = result.artifacts[0].evaluation
+    if compared is not None:
+        scores = (f"{compared.metrics[name][0]:.4f}" for name in names)
+        rows.insert(0, ("fp32 source", "", *scores, "", "", "", ""))
+    head = ("", "", *names, *(("lost", "95 % interval", "McNemar p", "changed") if compared else ()))
+    emulated = ", emulated" if result.emulated else ""
+    lines = [
+        columns(head, rows, left=2),
+        "",
+        f"{result.n} examples of {result.data}, run on {result.device}{emulated}.",
+    ]
+    if compared is not None:
+        lines.append(
+            f"lost: points of {compared.metric}, with a paired bootstrap interval; one that reaches below 0 may be noise. "
+            "changed: decisions that differ from fp32's."
+        )
+    lines += [f"{a.truncated} inputs were cut to fit {a.format}." for a in result.artifacts[:1] if a.truncated]
+    worst = max((a for a in result.artifacts if a.evaluation), key=lambda a: _flipped(a.evaluation), default=None)
+    if worst is not None and worst.evaluation is not None and worst.evaluation.flips:
+        lines += ["", f"Changed by {worst.format}:"]
+        lines += [
+            f'  {flip.source} -> {flip.got} (people say {flip.expected}): "{flip.input}"'
+            for flip in worst.evaluation.flips[:5]
+        ]
+    return "\n".join(lines)
+
+
+def _lost(found: Evaluation | None) -> tuple[str, ...]:
+    if found is None:
+        return ()
+    drop = found.drop
+    chance = "" if found.mcnemar_p is None else f"{found.mcnemar_p:.2f}"
+    share = "" if found.mcnemar_p is None else f"{found.flipped} ({100 * found.flipped_share:.1f} %)"
+    return f"{drop.points:.2f}", f"{drop.low:.2f} to {drop.high:.2f}", chance, share
+
+
+def _flipped(found: Evaluation | None) -> int:
+    return 0 if found is None else found.flipped
 
 
 def benched(result: Benchmark) -> str:

@@ -66,7 +66,7 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
         for artifact in manifest.artifacts
     )
     table = strict.read(AgreementMatrix, measured["matrix"], "gate")
-    judge(artifacts, table, plan.min_agreement)
+    judge(artifacts, table, plan.min_agreement, plan.max_drop)
     manifest = dataclasses.replace(manifest, artifacts=artifacts, matrix=table)
     package.write_card(folder, manifest)
     package.write_manifest(folder, dataclasses.replace(manifest, files=package.list_files(folder)))
@@ -165,7 +165,7 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
         with (reference / LABELLED).open(encoding="utf-8") as lines:
             source = predictions(examples, map(json.loads, lines), task, options)
         for artifact in bundle.manifest.artifacts:
-            values = verify.run_inputs(bundle, artifact, inputs, device)
+            values = verify.run_inputs(bundle, artifact, inputs, device).values
             got = predictions(examples, values, task, options)
             compared = compare(golds, source, got, metrics=task.metrics, shown=shown, right=task.right)
             # The examples that flipped are the user's texts, which a bundle does not carry.

@@ -10,7 +10,7 @@ from edgellm.errors import GateError
 from edgellm.stages.verify import HOST, Verification, shorten
 
 
-def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: float) -> None:
+def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: float, max_drop: float) -> None:
     """Raise if an artifact does not agree with the fp32 source well enough.
 
     Raises:
@@ -18,7 +18,7 @@ def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: 
 
     """
     short = [a for a in artifacts if not a.agreement.mean >= min_agreement]
-    dropped = [a for a in artifacts if a.evaluation and a.evaluation.drop.points > 100 * (1 - min_agreement) + 1e-7]
+    dropped = [a for a in artifacts if a.evaluation and a.evaluation.drop.real and a.evaluation.drop.points > max_drop]
     if not short and not dropped:
         return
     lines = []
@@ -34,7 +34,7 @@ def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: 
         measured = artifact.evaluation
         lines.append(
             f"{artifact.format} {artifact.scheme} has an {measured.metric} of {measured.value:.4f} on {measured.n} "
-            f"labelled texts, the fp32 model {measured.source:.4f}: {measured.drop}."
+            f"labelled texts, the fp32 model {measured.source:.4f}: {measured.drop} (--max-drop is {max_drop:g})."
         )
     lines += ["", "Mean agreement of each pair:", *_table(table)]
     if len(table.names) > 2:

@@ -25,6 +25,9 @@ from edgellm.texts import default_texts
 DEFAULT_LENGTHS = (16, 32, 64, 128)
 """Token counts that are served without padding to more, special tokens included."""
 
+MAX_DROP = 1.0
+"""Points that a metric may lose, where the user did not say."""
+
 MAX_CALIBRATION = 512
 """Texts at most that a build is tuned on: more takes time and changes nothing."""
 
@@ -43,6 +46,7 @@ class Plan:
         source, target, formats, scheme: what is built from what.
         buckets: token counts to serve, ascending.
         min_agreement: the gate.
+        max_drop: points that the task's first metric may lose on labelled examples, unless that may be noise.
         calibration: texts that quantization is tuned on; none if the scheme has no use for them.
         own_calibration: whether they are the user's.
         golden: raw inputs of the golden cases.
@@ -58,6 +62,7 @@ class Plan:
     scheme: str
     buckets: tuple[int, ...]
     min_agreement: float
+    max_drop: float
     calibration: tuple[str, ...]
     own_calibration: bool
     golden: tuple[object, ...]
@@ -74,7 +79,7 @@ class Plan:
 def resolve(
     model: str | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
-    eval: str | os.PathLike[str] | None, min_agreement: float, seq_len: Sequence[int] | None,
+    eval: str | os.PathLike[str] | None, max_drop: float | None, min_agreement: float, seq_len: Sequence[int] | None,
     out: str | os.PathLike[str] | None, describe: Describe,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
@@ -93,6 +98,10 @@ def resolve(
     how = resolve_scheme(scheme or aim.scheme, chosen)
     if not 0 <= min_agreement <= 1:
         raise UsageError(f"--min-agreement is {min_agreement:g}; it goes from 0 to 1.")
+    if max_drop is not None and (eval is None or not max_drop >= 0):
+        raise UsageError(
+            "--max-drop has no use without --eval." if eval is None else f"--max-drop is {max_drop:g}; it is 0 or more."
+        )
     samples = texts.read_calibration(Path(calibration)) if calibration is not None else default_texts("calibration")
     calibrates = bool(set(how.equalized) & set(chosen))
     if calibration is not None and not calibrates:
@@ -124,7 +133,8 @@ def resolve(
     used = samples[:: -(-len(samples) // MAX_CALIBRATION)] if calibrates else []
     cut = calibrates and len(used) < len(samples)
     return Plan(
-        source, aim, chosen, how.name, buckets, min_agreement, calibration=tuple(used),
+        source, aim, chosen, how.name, buckets, min_agreement,
+        MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(golden, source.options)),
         labelled=tuple(labelled), out=place,
         notes=(f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else (),

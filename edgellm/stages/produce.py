@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgellm.core.scheme import FORMATS, SCHEMES
 from edgellm.core.target import Target
 from edgellm.runtime.machine import cpu_identity
 from edgellm.stages.cache import Cache, Entry, key_of
+from edgellm.stages.examples import raw_inputs
 from edgellm.stages.jobs import Job, run_jobs, slots
 from edgellm.stages.plan import Plan, job_bytes
 from edgellm.stages.source import SourceModel
@@ -97,18 +99,11 @@ def _find(name: str, key: str, store: Cache, entries: dict[str, Entry], report: 
 
 def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
     """Return the key and the job of each result."""
-    source = strict.plain(plan.source)
-    texts = {
-        "golden": plan.golden,
-        "labelled": [raw for example in plan.labelled for raw in example.inputs],
-        "max_tokens": plan.max_tokens,
-    }
-    tools = ("numpy", "tokenizers", "torch", "transformers")
-    # fp32 sums depend on the kernels that the CPU gets.
-    key = key_of(REFERENCE, tools, source=_identity(plan.source), cpu=cpu_identity(), **texts)
+    labelled = raw_inputs(plan.labelled)
     wanted: dict[str, tuple[str, dict[str, object]]] = {
-        REFERENCE: (key, {"kind": REFERENCE, "source": source, **texts})
+        REFERENCE: _asked(plan.source, plan.golden, labelled, plan.max_tokens)
     }
+    source = strict.plain(plan.source)
     for fmt in plan.formats:
         facts = {
             "format": fmt,
@@ -122,6 +117,42 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
         key = key_of("lower", TOOLS[fmt], source=_identity(plan.source), cpu=cpu, **facts)
         wanted[fmt] = (key, {"kind": "lower", "source": source, **facts})
     return wanted
+
+
+def answers(
+    source: SourceModel, inputs: Sequence[object], max_tokens: int, store: Cache, work: Path, log: Path
+) -> list[object]:
+    """Return the fp32 source's answers to raw inputs.
+
+    Raises:
+        EdgellmError: what the job answered; see `run_jobs`.
+
+    """
+    key, fields = _asked(source, (), inputs, max_tokens)
+    with store.locked(key):
+        entry = store.get(key)
+        if entry is None:
+            found: list[Entry] = []
+            folder = work / REFERENCE
+            folder.mkdir()
+            job = Job(
+                REFERENCE, {**fields, "folder": str(folder)}, lambda value: found.append(store.put(key, folder, value))
+            )
+            run_jobs([job], side_by_side=1, log=log, started=lambda name: None)
+            entry = found[0]
+        with (entry.folder / LABELLED).open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+
+def _asked(
+    source: SourceModel, golden: Sequence[object], labelled: Sequence[object], max_tokens: int
+) -> tuple[str, dict[str, object]]:
+    """Return key and job of the fp32 source's answers."""
+    inputs = {"golden": tuple(golden), "labelled": list(labelled), "max_tokens": max_tokens}
+    tools = ("numpy", "tokenizers", "torch", "transformers")
+    # fp32 sums depend on the kernels that the CPU gets.
+    key = key_of(REFERENCE, tools, source=_identity(source), cpu=cpu_identity(), **inputs)
+    return key, {"kind": REFERENCE, "source": strict.plain(source), **inputs}
 
 
 def _label(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, cast
@@ -29,19 +30,46 @@ def write_verification(bundle: Bundle, verification: Verification) -> Path:
         OSError: the bundle can't be written to.
 
     """
-    data: dict[str, object] = {
+    data = {**_about(bundle), **cast("dict[str, object]", strict.plain(verification))}
+    path = bundle.path / REPORTS / f"verify-{_plain_name(verification.device)}.json"
+    artifacts = _merged(_older(path, data), cast("list[_Verdict]", data["artifacts"]))
+    return _write(path, data | {"artifacts": artifacts, "ok": all(item["ok"] for item in artifacts)})
+
+
+def write_evaluation(bundle: Bundle, evaluated: object) -> Path:
+    """Write reports/eval-<device>-<data>.json and return its path; an older one is replaced.
+
+    Args:
+        bundle: that was evaluated.
+        evaluated: what was found, as JSON: `device`, `data` and more.
+
+    Raises:
+        OSError: the bundle can't be written to.
+
+    """
+    found = cast("dict[str, object]", evaluated)
+    name = f"eval-{_plain_name(str(found['device']))}-{_plain_name(str(found['data']))}.json"
+    return _write(bundle.path / REPORTS / name, {**_about(bundle), **found})
+
+
+def _about(bundle: Bundle) -> dict[str, object]:
+    return {
         "report_version": REPORT_VERSION,
         "edgellm": versions(("edgellm",))["edgellm"],
         "target": bundle.manifest.target,
         "manifest_sha256": sha256_file(bundle.path / MANIFEST),
-        **cast("dict[str, object]", strict.plain(verification)),
     }
-    folder = bundle.path / REPORTS
-    folder.mkdir(exist_ok=True)
-    path = folder / f"verify-{verification.device.replace(':', '-')}.json"
-    artifacts = _merged(_older(path, data), cast("list[_Verdict]", data["artifacts"]))
-    data |= {"artifacts": artifacts, "ok": all(item["ok"] for item in artifacts)}
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=".verify-")
+
+
+def _plain_name(name: str) -> str:
+    """Return a name that is a file's name everywhere."""
+    return re.sub(r"[^\w.-]", "-", name)[:100]
+
+
+def _write(path: Path, data: dict[str, object]) -> Path:
+    """Write a report at once or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".report-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(data, file, indent=2, ensure_ascii=False)

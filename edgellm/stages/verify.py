@@ -213,11 +213,30 @@ def _same(expected: Sequence[Feeds], got: Sequence[Feeds]) -> bool:
     )
 
 
-def run_inputs(bundle: Bundle, artifact: Artifact, inputs: Sequence[object], device: Device) -> list[object]:
-    """Return an artifact's answers to raw inputs."""
-    with device.start(artifact.format) as worker:
-        worker.request("open", bundle=device.push(bundle.path), artifact=artifact.id, threads=1)
-        return [worker.request("run", input=item)["value"] for item in inputs]
+@dataclass(frozen=True)
+class Answers:
+    """What one artifact said to raw inputs.
+
+    Attributes:
+        values: in their order.
+        truncated: how many inputs were cut to fit.
+
+    """
+
+    values: list[object]
+    truncated: int
+
+
+def run_inputs(
+    bundle: Bundle, artifact: Artifact, inputs: Sequence[object], device: Device, *,
+    remote: str | None = None, watch: Watch = lambda worker: worker,
+) -> Answers:  # fmt: skip
+    """Return an artifact's answers to raw inputs; `remote` and `watch` are as in `run_cases`."""
+    with watch(device.start(artifact.format)) as worker:
+        path = remote or device.push(bundle.path)
+        worker.request("open", bundle=path, artifact=artifact.id, threads=1)
+        replies = [worker.request("run", input=item) for item in inputs]
+    return Answers([reply["value"] for reply in replies], sum(bool(reply["truncated"]) for reply in replies))
 
 
 def agree(bundle: Bundle, golden: Sequence[GoldenCase], values: Sequence[object], device: Device) -> Agreement:

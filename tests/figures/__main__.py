@@ -75,7 +75,7 @@ def print_agreement(bundle: Bundle) -> None:
     task = load_task(bundle.manifest.task)
     rows = []
     for artifact in bundle.manifest.artifacts:
-        got = run_inputs(bundle, artifact, texts, Host())
+        got = run_inputs(bundle, artifact, texts, Host()).values
         scores = [task.agree(a, b, bundle.manifest.task_options) for a, b in zip(expected, got, strict=True)]
         worst = min(zip(scores, texts, strict=True))
         mean = statistics.fmean(scores)

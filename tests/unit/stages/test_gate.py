@@ -47,7 +47,7 @@ def test_an_evaluation_counts_flips_and_a_bundle_carries_no_text_of_the_user_s(
     texts = [f"the kettle and the river {'and the road ' * i}" for i in range(4)]
     options = classifier.manifest.task_options
     artifact = classifier.manifest.artifacts[0]
-    ran: Any = verify.run_inputs(classifier, artifact, texts, Host())
+    ran: Any = verify.run_inputs(classifier, artifact, texts, Host()).values
     with (tmp_path / LABELLED).open("w") as lines:
         for i, value in enumerate(ran):  # the source decides otherwise on the first
             lines.write(json.dumps(value[::-1] if i == 0 else value) + "\n")
