@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgellm.core.manifest import TaskOptions
 from edgellm.core.signature import TOKENS, OutputSpec
 from edgellm.errors import InputError, UsageError
-from edgellm.tasks import Example, _row
+from edgellm.tasks import Example, _metrics, _row
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,12 +110,7 @@ def predict(values: Sequence[object], options: TaskOptions) -> object:
 
 def metrics(golds: Sequence[object], predictions: Sequence[object]) -> dict[str, float]:
     """Return the rank correlation and the linear one with what people said."""
-    from scipy.stats import pearsonr, spearmanr
-
-    return {
-        "spearman": float(spearmanr(golds, predictions).statistic),
-        "pearson": float(pearsonr(golds, predictions).statistic),
-    }
+    return _metrics.of_numbers(golds, predictions)
 
 
 def _cosine(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgellm.core.manifest import TaskOptions
 from edgellm.errors import InputError
-from edgellm.tasks import Example, _classifier, _row
+from edgellm.tasks import Example, _classifier, _metrics, _row
 
 if TYPE_CHECKING:
     from edgellm.core.signature import Outputs
@@ -117,12 +117,7 @@ def metrics(golds: Sequence[object], predictions: Sequence[object]) -> dict[str,
     precision, once only the best placed of the relevant texts counts as one.
     """
     if isinstance(golds[0], float):
-        from scipy.stats import pearsonr, spearmanr
-
-        return {
-            "spearman": float(spearmanr(golds, predictions).statistic),
-            "pearson": float(pearsonr(golds, predictions).statistic),
-        }
+        return _metrics.of_numbers(golds, predictions)
     from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
     relevance, scores = ([np.array([item], dtype=np.float64) for item in column] for column in (golds, predictions))

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgellm.core.manifest import TaskOptions
 from edgellm.errors import InputError
-from edgellm.tasks import Example, _classifier, _row
+from edgellm.tasks import Example, _classifier, _metrics, _row
 
 if TYPE_CHECKING:
     from edgellm.core.signature import Outputs
@@ -115,19 +115,10 @@ def predict(values: Sequence[object], options: TaskOptions) -> object:
 def metrics(golds: Sequence[object], predictions: Sequence[object]) -> dict[str, float]:
     """Return accuracy and macro-F1; for several labels macro-F1 and exact accuracy; for numbers the correlations."""
     if isinstance(golds[0], float):
-        from scipy.stats import pearsonr, spearmanr
-
-        return {
-            "spearman": float(spearmanr(golds, predictions).statistic),
-            "pearson": float(pearsonr(golds, predictions).statistic),
-        }
-    from sklearn.metrics import accuracy_score, f1_score
-
+        return _metrics.of_numbers(golds, predictions)
     if isinstance(golds[0], str):
-        return {
-            "accuracy": float(accuracy_score(golds, predictions)),
-            "macro-F1": float(f1_score(golds, predictions, average="macro", zero_division=0)),
-        }
+        return _metrics.of_labels(golds, predictions)
+    from sklearn.metrics import accuracy_score, f1_score
     from sklearn.preprocessing import MultiLabelBinarizer
 
     several = MultiLabelBinarizer().fit([*golds, *predictions])

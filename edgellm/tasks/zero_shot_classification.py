@@ -12,7 +12,7 @@ import numpy as np
 
 from edgellm.core.manifest import TaskOptions
 from edgellm.errors import InputError
-from edgellm.tasks import Example, _classifier, _row
+from edgellm.tasks import Example, _classifier, _metrics, _row
 
 if TYPE_CHECKING:
     from edgellm.core.signature import Outputs
@@ -104,12 +104,7 @@ def predict(values: Sequence[object], options: TaskOptions) -> object:
 
 def metrics(golds: Sequence[object], predictions: Sequence[object]) -> dict[str, float]:
     """Return accuracy and macro-F1."""
-    from sklearn.metrics import accuracy_score, f1_score
-
-    return {
-        "accuracy": float(accuracy_score(golds, predictions)),
-        "macro-F1": float(f1_score(golds, predictions, average="macro", zero_division=0)),
-    }
+    return _metrics.of_labels(golds, predictions)
 
 
 def right(gold: object, prediction: object) -> bool:
