@@ -6,10 +6,12 @@ After the System V ABI, its AArch64 and x86-64 supplements, and the symbol versi
 from __future__ import annotations
 
 import array
+import re
 import sys
 from dataclasses import dataclass
 
 from edgellm.abi.reader import DamagedError, Reader
+from edgellm.core.versions import Release, release
 
 MAGIC = b"\x7fELF"
 
@@ -20,6 +22,8 @@ _NULL, _NEEDED, _STRTAB, _SYMTAB, _SONAME, _RPATH, _RUNPATH = 0, 1, 5, 6, 14, 15
 _VERSYM, _VERNEED, _VERNEEDNUM = 0x6FFFFFF0, 0x6FFFFFFE, 0x6FFFFFFF
 _TABLES = (4, _STRTAB, 7, 17, 23, 0x6FFFFEF5, _VERSYM, _VERNEED)
 """Tags of what a linker may put behind the symbol table: hashes, strings, relocations, versions."""
+_GLIBC_FEATURES = {"GLIBC_ABI_DT_RELR": (2, 36)}
+"""Versions without a number, and the glibc that came with them."""
 _MOST_SEGMENTS, _MOST_TAGS, _MOST_VERSIONS, _MOST_SYMBOLS = 1024, 16_384, 65_536, 1_000_000
 
 
@@ -125,6 +129,17 @@ def read_elf(reader: Reader) -> ElfFacts:
         exec_stack=None if stack is None else bool(stack.flags & 1),
         android_api=_android_api(reader, segments),
     )
+
+
+def newest_need(facts: ElfFacts, prefix: str) -> tuple[Release, str]:
+    """Return the newest version that starts with `prefix`, and a symbol it is needed for; () without one."""
+    newest: tuple[Release, str] = ((), "")
+    for need in facts.versions:
+        number = re.fullmatch(rf"{prefix}_([0-9]+(\.[0-9]+)+)", need.version)
+        version = release(number[1]) if number else _GLIBC_FEATURES.get(need.version) if prefix == "GLIBC" else None
+        if version is not None and version > newest[0]:
+            newest = (version, need.symbol or need.version)
+    return newest
 
 
 def _segments(reader: Reader) -> list[_Segment]:

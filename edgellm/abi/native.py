@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from edgellm.abi import Fact, FileFacts, Finding, Level
-from edgellm.abi.elf import ElfFacts, read_elf
+from edgellm.abi.elf import ElfFacts, newest_need, read_elf
 from edgellm.abi.reader import DamagedError, opened
 from edgellm.core.target import Target, platform
-from edgellm.core.versions import Release, dotted, release
+from edgellm.core.versions import Release, dotted
 from edgellm.errors import InputError
 
 _INTERPRETERS = {
@@ -46,9 +46,6 @@ _LIBSTDCXX: tuple[tuple[Release, Release, Release], ...] = (
     ((2, 39), (3, 4, 33), (1, 3, 15)),
 )
 """glibc to the newest GLIBCXX and CXXABI that a system of its age has: auditwheel's manylinux-policy.json, aarch64."""
-
-_GLIBC_FEATURES = {"GLIBC_ABI_DT_RELR": (2, 36)}
-"""Versions without a number, and the glibc that came with them."""
 
 
 def examine_native(path: Path, subject: str, target: Target | None) -> tuple[FileFacts, list[Finding]]:
@@ -139,7 +136,7 @@ def _glibc(facts: ElfFacts, target: Target, version: Release) -> Iterator[_Rule]
             "Build it with the target's toolchain.",
         )  # fmt: skip
         return
-    newest, symbol = _needed(facts, "GLIBC")
+    newest, symbol = newest_need(facts, "GLIBC")
     if newest > version:
         yield (
             "glibc", "error", f"needs glibc {dotted(newest)} ({symbol}), and {target.name} has {dotted(version)}.",
@@ -157,7 +154,7 @@ def _glibc(facts: ElfFacts, target: Target, version: Release) -> Iterator[_Rule]
 def _libstdcxx(facts: ElfFacts, target: Target, version: Release) -> Iterator[_Rule]:
     row = max((row for row in _LIBSTDCXX if row[0] <= version), default=None)
     for prefix, column in (("GLIBCXX", 1), ("CXXABI", 2)):
-        newest, symbol = _needed(facts, prefix)
+        newest, symbol = newest_need(facts, prefix)
         limit = row[column] if row else ()
         if newest and row and newest > limit:
             yield (
@@ -245,19 +242,8 @@ def _everywhere(facts: ElfFacts) -> Iterator[_Rule]:
         )  # fmt: skip
 
 
-def _needed(facts: ElfFacts, prefix: str) -> tuple[Release, str]:
-    """Return the newest version that starts with `prefix`, and a symbol it is needed for; () without one."""
-    newest: tuple[Release, str] = ((), "")
-    for need in facts.versions:
-        number = re.fullmatch(rf"{prefix}_([0-9]+(\.[0-9]+)+)", need.version)
-        version = release(number[1]) if number else _GLIBC_FEATURES.get(need.version) if prefix == "GLIBC" else None
-        if version is not None and version > newest[0]:
-            newest = (version, need.symbol or need.version)
-    return newest
-
-
 def _newest(facts: ElfFacts, prefix: str) -> str | None:
-    version, _ = _needed(facts, prefix)
+    version, _ = newest_need(facts, prefix)
     return dotted(version) if version else None
 
 

@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from edgellm.toolchain.downloads import Download
-    from edgellm.toolchain.runner import RunnerBuild
+    from edgellm.toolchain.facts import RunnerBuild
 
 
 @click.group()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgellm.toolchain import runner
 from edgellm.toolchain.downloads import Report
+from edgellm.toolchain.facts import EXECUTABLE
+from edgellm.toolchain.runner import cached_runner
 
 
 def native_runner(report: Report | None = None) -> Path:
@@ -16,4 +17,4 @@ def native_runner(report: Report | None = None) -> Path:
         DeviceError: the network or the compiler failed.
 
     """
-    return runner.cached_runner("linux-arm64", report) / runner.EXECUTABLE
+    return cached_runner("linux-arm64", report) / EXECUTABLE

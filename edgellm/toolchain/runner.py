@@ -15,53 +15,18 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.errors import DeviceError, MissingDependencyError, UsageError, unknown
 from edgellm.folders import shipped
-from edgellm.toolchain import binaries, sdk
-from edgellm.toolchain.binaries import NativeFile
+from edgellm.toolchain import facts, sdk
 from edgellm.toolchain.downloads import Report
-
-EXECUTABLE = "edgellm-runner"
-FACTS = "runner.json"
+from edgellm.toolchain.facts import FACTS, RunnerBuild, intact, read_runner, state_facts
 
 _CMAKE = (3, 28)
 """Older ones write $ORIGIN wrongly, says executorch-config.cmake."""
 _NDK_VARIABLES = ("ANDROID_NDK", "ANDROID_NDK_HOME")
-
-
-@dataclass(frozen=True)
-class RunnerBuild:
-    """A built runner.
-
-    Attributes:
-        path: its folder.
-        toolchain: what it was built for.
-        version: edgellm's.
-        executorch: version of the runtime it is linked with.
-        compiler: what built it.
-        glibc: newest symbol version of the C library that any of its files asks for; None where there is no glibc.
-        glibcxx: the same of the C++ library.
-        executable_bytes: size of the program.
-        libraries_bytes: size of the libraries beside it that it needs.
-        needed: libraries that the device has to have.
-        files: all of it but `runner.json`.
-
-    """
-
-    path: Path
-    toolchain: str
-    version: str
-    executorch: str
-    compiler: str
-    glibc: str | None
-    glibcxx: str | None
-    executable_bytes: int
-    libraries_bytes: int
-    needed: tuple[str, ...]
-    files: tuple[NativeFile, ...]
 
 
 @dataclass(frozen=True)
@@ -113,21 +78,6 @@ def build_runner(
 def cached_runner(toolchain: str, report: Report | None = None) -> Path:
     """Return the folder of a runner in the cache, built first if need be; nobody may change it. Raises as `build_runner`."""
     return _built(_prepare(toolchain, True, report), _own_version(), report)
-
-
-def read_runner(folder: Path) -> RunnerBuild:
-    """Return the facts about a built runner.
-
-    Raises:
-        UsageError: the folder holds none.
-
-    """
-    try:
-        data = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        files = tuple(NativeFile(**{**item, "needed": tuple(item["needed"])}) for item in data.pop("files"))
-        return RunnerBuild(path=folder, files=files, **{**data, "needed": tuple(data["needed"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{folder} holds no runner.", hint="'edgellm runner build' makes one.") from None
 
 
 def _prepare(toolchain: str, sysroot: bool, report: Report | None) -> _Recipe:
@@ -190,12 +140,13 @@ def _built(recipe: _Recipe, version: str, report: Report | None) -> Path:
     folder = sdk.folder() / "builds" / f"{recipe.toolchain}-{_key(recipe, compiler, version)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not _intact(folder):
+        if not intact(folder):
             shutil.rmtree(folder, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
                 staged = Path(work, "out")
                 _run_cmake(recipe, version, Path(work), staged, folder.with_suffix(".log"))
-                _state_facts(recipe, version, compiler, staged)
+                release = recipe.executorch_version.partition("+")[0]
+                state_facts(staged, toolchain=recipe.toolchain, version=version, executorch=release, compiler=compiler)
                 staged.rename(folder)
     return folder
 
@@ -208,7 +159,7 @@ def _key(recipe: _Recipe, compiler: str, version: str) -> str:
     made_of.append(recipe.headers_version)
     digest.update(json.dumps([*made_of, version, _output([recipe.cmake, "--version"])]).encode())
     sources = [root / f"{recipe.toolchain}.cmake", *(path for path in (root / "runner").rglob("*") if path.is_file())]
-    for path in sorted([*sources, Path(__file__)]):
+    for path in sorted([*sources, Path(__file__), Path(facts.__file__)]):
         digest.update(json.dumps([path.name, hashlib.sha256(path.read_bytes()).hexdigest()]).encode())
     return digest.hexdigest()[:24]
 
@@ -252,40 +203,6 @@ def _first_error(log: Path) -> str:
     # Not any "error": the compiler's command line, which comes first, holds -Werror.
     errors = [line for line in lines if re.search(r"\berror: |CMake Error|undefined reference|cannot find -l", line)]
     return (errors or lines[-1:] or ["CMake said nothing"])[0][:300]
-
-
-def _state_facts(recipe: _Recipe, version: str, compiler: str, folder: Path) -> None:
-    """Write `runner.json`."""
-    files = tuple(binaries.read(path) for path in sorted(folder.iterdir()))
-    own = {file.path for file in files}
-    program = next(file for file in files if file.path == EXECUTABLE)
-    # libedgellm.so is for apps: the program holds the same code.
-    libraries = [file for file in files if file.needed and file.path not in (EXECUTABLE, "libedgellm.so")]
-    facts = RunnerBuild(
-        path=folder,
-        toolchain=recipe.toolchain,
-        version=version,
-        executorch=recipe.executorch_version.partition("+")[0],
-        compiler=compiler,
-        glibc=binaries.newest(file.glibc for file in files),
-        glibcxx=binaries.newest(file.glibcxx for file in files),
-        executable_bytes=program.bytes,
-        libraries_bytes=sum(file.bytes for file in libraries),
-        needed=tuple(sorted({name for file in files for name in file.needed} - own)),
-        files=files,
-    )
-    data = asdict(facts)
-    del data["path"]
-    (folder / FACTS).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-
-
-def _intact(folder: Path) -> bool:
-    """Return whether a folder holds a runner whose files are as they were built."""
-    try:
-        facts = read_runner(folder)
-        return all(binaries.read(folder / file.path) == file for file in facts.files)
-    except (OSError, UsageError, DeviceError):
-        return False
 
 
 def _check_out(out: Path) -> None:

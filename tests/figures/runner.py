@@ -16,7 +16,8 @@ from edgellm.cli.render import columns
 from edgellm.runtime.bundle import Bundle
 from edgellm.runtime.client import WorkerClient
 from edgellm.runtime.machine import machine
-from edgellm.toolchain.runner import EXECUTABLE, RunnerBuild, build_runner
+from edgellm.toolchain.facts import EXECUTABLE, RunnerBuild
+from edgellm.toolchain.runner import build_runner
 
 TOKENS = (16, 128)
 ROUNDS, BLOCK = 40, 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -13,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from edgellm.errors import DeviceError, MissingDependencyError, UsageError
-from edgellm.toolchain import binaries, downloads, packages, runner, sdk
+from edgellm.toolchain import downloads, packages, runner, sdk
 from edgellm.toolchain.downloads import Download
+from edgellm.toolchain.facts import read_runner
 
 
 def script(folder: Path, name: str, says: str) -> None:
@@ -49,16 +49,9 @@ def test_what_is_no_runner_is_not_replaced(tmp_path: Path, kind: str) -> None:
         texts = dict.fromkeys(("toolchain", "version", "executorch", "compiler", "glibc", "glibcxx"), "")
         facts = {**texts, "executable_bytes": 0, "libraries_bytes": 0, "needed": [], "files": []}
         (out / "runner.json").write_text(json.dumps(facts))
-        assert runner.read_runner(out).files == ()
+        assert read_runner(out).files == ()
     with pytest.raises(UsageError, match=r"is no folder|is left alone"):
         runner.build_runner("linux-x86_64", out)
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"files": 5}', '{"files": [{"path": "x"}]}'])
-def test_facts_that_can_not_be_read_are_no_runner(tmp_path: Path, text: str) -> None:
-    (tmp_path / "runner.json").write_text(text)
-    with pytest.raises(UsageError, match="holds no runner"):
-        runner.read_runner(tmp_path)
 
 
 @pytest.mark.parametrize("variable", ["", "ANDROID_NDK", "ANDROID_NDK_HOME"])
@@ -214,16 +207,3 @@ def test_only_what_a_build_needs_is_taken_from_the_wheel(tmp_path: Path, monkeyp
     root, _ = sdk.executorch_arm64()
     found = sorted(item.relative_to(root).as_posix() for item in root.parent.rglob("*") if item.is_file())
     assert found == ["include/a.h", "lib/a.so"]
-
-
-def test_binaries_are_read_and_other_files_have_no_facts(tmp_path: Path) -> None:
-    facts = binaries.read(Path("/bin/sh").resolve())
-    assert "libc.so.6" in facts.needed
-    assert facts.glibc
-    assert facts.glibc.startswith("2.")
-    text = tmp_path / "edgellm.h"
-    text.write_text("/* no binary */")
-    digest = hashlib.sha256(text.read_bytes()).hexdigest()
-    assert binaries.read(text) == binaries.NativeFile("edgellm.h", 15, digest, (), None, None)
-    assert binaries.newest(["2.9", None, "2.27", "2.3.4"]) == "2.27"
-    assert binaries.newest([]) is None
