@@ -4,19 +4,26 @@ A block fenced with ```console holds commands after `$ ` and their standard outp
 those that need emulated devices, which run in `make test-arm`. Numbers differ from run to run, so
 they are compared as `#`; words, names and the shape of tables are compared as they are.
 
-    python -m tests.docs README.md samples/x/README.md      # run and paste, in a folder that holds build/demo
+    python -m tests.docs README.md samples/x/README.md      # run and paste, with the bundle in build/demo
+
+The commands of a document run in a folder of their own (`lay_out`): what an earlier run left does not change what they
+print, and what they write does not reach the checkout.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_READ = ("samples", "targets")
+"""Folders of the checkout that commands of documents read."""
 _BLOCK = re.compile(r"^```console( emulator)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -64,17 +71,29 @@ def shape(output: str) -> str:
     return re.sub(r"[ \t]+", " ", re.sub(r"-?\d[\d.,]*", "#", without_paths))
 
 
-def paste(document: Path, folder: Path) -> None:
-    """Run a document's commands and write their output into it."""
+def lay_out(folder: Path, bundle: Path, root: Path = ROOT) -> None:
+    """Fill an empty folder with what a reader of a document has: the bundle as it was built, and files of the checkout.
+
+    They are copies: no command reaches the original through one, and a build replaces no link.
+    """
+    shutil.copytree(bundle, folder / "build" / "demo", ignore=shutil.ignore_patterns("reports"))
+    for name in _READ:
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def paste(document: Path, bundle: Path, root: Path = ROOT) -> None:
+    """Run a document's commands and write their output into it; a command that fails leaves it as it was."""
     text = document.read_text(encoding="utf-8")
-    for command in commands(text):
-        output = run(command.line, folder)
-        old = f"$ {command.shown}\n" + (f"{command.output}\n" if command.output else "")
-        assert old in text, f"{document}: `{command.line}` is shown in another way"
-        text = text.replace(old, f"$ {command.shown}\n" + (f"{output}\n" if output else ""), 1)
+    with tempfile.TemporaryDirectory(prefix="edgellm-docs-") as work:
+        lay_out(Path(work), bundle, root)
+        for command in commands(text):
+            output = run(command.line, Path(work))
+            old = f"$ {command.shown}\n" + (f"{command.output}\n" if command.output else "")
+            assert old in text, f"{document}: `{command.line}` is shown in another way"
+            text = text.replace(old, f"$ {command.shown}\n" + (f"{output}\n" if output else ""), 1)
     document.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        paste(ROOT / name, ROOT)
+        paste(ROOT / name, ROOT / "build" / "demo")

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgellm.runtime import Bundle
-from tests.docs import ROOT, commands, run, shape
+from tests.docs import ROOT, commands, lay_out, run, shape
 from tests.integration.conftest import edgellm
 from tests.tiny import reseal
 
@@ -146,8 +146,7 @@ def test_saturating_activations_per_tensor_fail(minilm: Bundle, tmp_path: Path) 
 
 
 def test_what_the_readme_says_about_emulated_devices(minilm: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "build").mkdir()
-    shutil.copytree(minilm.path, tmp_path / "build" / "demo")
+    lay_out(tmp_path, minilm.path)
     found = commands((ROOT / "README.md").read_text(encoding="utf-8"), emulator=True)
     assert found
     for command in found:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from edgellm.runtime import Bundle
-from tests.docs import ROOT, commands, run, shape
+from tests.docs import ROOT, commands, lay_out, run, shape
 
 pytestmark = pytest.mark.integration
 
@@ -17,10 +16,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "samples").glob("*/README.md"))
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)
 def test_document(document: Path, demo_bundle: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "build").mkdir()
-    shutil.copytree(demo_bundle.path, tmp_path / "build" / "demo")  # no link: a build never replaces one
-    for name in ("samples", "targets"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    lay_out(tmp_path, demo_bundle.path)
     found = commands(document.read_text(encoding="utf-8"), emulator=False)
     assert found, f"{document} shows no command"
     for command in found:
