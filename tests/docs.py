@@ -84,13 +84,16 @@ def lay_out(folder: Path, bundle: Path, root: Path = ROOT) -> None:
 def paste(document: Path, bundle: Path, root: Path = ROOT) -> None:
     """Run a document's commands and write their output into it; a command that fails leaves it as it was."""
     text = document.read_text(encoding="utf-8")
+    end = 0  # of what was pasted: a command may stand in a document twice
     with tempfile.TemporaryDirectory(prefix="edgellm-docs-") as work:
         lay_out(Path(work), bundle, root)
         for command in commands(text):
             output = run(command.line, Path(work))
             old = f"$ {command.shown}\n" + (f"{command.output}\n" if command.output else "")
-            assert old in text, f"{document}: `{command.line}` is shown in another way"
-            text = text.replace(old, f"$ {command.shown}\n" + (f"{output}\n" if output else ""), 1)
+            start = text.find(old, end)
+            assert start >= 0, f"{document}: `{command.line}` is shown in another way"
+            new = f"$ {command.shown}\n" + (f"{output}\n" if output else "")
+            text, end = text[:start] + new + text[start + len(old) :], start + len(new)
     document.write_text(text, encoding="utf-8")
 
 

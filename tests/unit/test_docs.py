@@ -79,6 +79,14 @@ def test_what_an_earlier_run_left_changes_nothing_and_nothing_is_left(checkout: 
         assert files(checkout) == {**before, "README.md": PRINTED}
 
 
+def test_a_command_that_stands_there_twice_gets_its_own_output_each_time(checkout: Path) -> None:
+    document = checkout / "README.md"
+    twice = "```console\n$ echo x >> n; wc -l < n\n1\n$ echo x >> n; wc -l < n\n{}\n```\n"
+    document.write_text(twice.format("1"))
+    paste(document, checkout / "build/demo", checkout)
+    assert document.read_text() == twice.format("2")
+
+
 def test_commands_write_to_copies_alone(checkout: Path) -> None:
     document = checkout / "README.md"
     document.write_text("```console\n$ rm -r samples build/demo/*; echo x > targets/phone.toml\n```\n")
