@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from edgellm.emulation.sysroot import Progress
+    from edgellm.emulation.setup import Progress
     from edgellm.toolchain.downloads import Download
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

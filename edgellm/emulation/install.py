@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgellm.emulation import sysroot
 from edgellm.emulation.counter import plugin
 from edgellm.emulation.native import native_runner
-from edgellm.emulation.sysroot import Progress
+from edgellm.emulation.setup import Progress, setup
+from edgellm.emulation.sysroot import require
 from edgellm.errors import MissingDependencyError
 from edgellm.folders import cache_dir
 from edgellm.toolchain.downloads import Download
@@ -45,11 +45,11 @@ def install(progress: Progress, cpus: Sequence[str] = ()) -> Installed:
         cpus: CPU models to try it out on; all if empty, and none if it was there.
 
     Raises:
-        EdgellmError: see `sysroot.setup`; a missing compiler is no error but listed.
+        EdgellmError: see `setup`; a missing compiler is no error but listed.
 
     """
     start = time.monotonic()
-    came = sysroot.setup(progress, cpus)
+    came = setup(progress, cpus)
     begun: dict[str, int] = {}
     here: dict[str, int] = {}
 
@@ -68,7 +68,7 @@ def install(progress: Progress, cpus: Sequence[str] = ()) -> Installed:
         native_runner(report)
     except MissingDependencyError as error:
         missing.append(f"ExecuTorch: {error}")
-    folder = sysroot.require().folder
+    folder = require().folder
     fetched = (came or 0) + sum(here.values()) - sum(begun.values())
     return Installed(
         folder=str(folder),

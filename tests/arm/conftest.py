@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.emulation import sysroot
-from edgellm.emulation.sysroot import Emulation
+from edgellm.emulation.setup import setup
+from edgellm.emulation.sysroot import Emulation, require
 from edgellm.folders import cache_dir
 from edgellm.runtime import Bundle
 from edgellm.toolchain.downloads import Download
@@ -42,8 +42,8 @@ def emulation() -> Emulation:
     """Return the emulator, set up if it is not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGELLM_CACHE", CACHE)
-        sysroot.setup(Steps())
-        return sysroot.require()
+        setup(Steps())
+        return require()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from edgellm.emulation import install as installing
-from edgellm.emulation import sysroot
 from edgellm.emulation.sysroot import Emulation
 from edgellm.errors import MissingDependencyError
 from edgellm.toolchain.downloads import Download, Report
@@ -30,8 +29,8 @@ def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGELLM_CACHE", str(tmp_path))
     (tmp_path / "emulation").mkdir()
     (tmp_path / "emulation/file").write_bytes(bytes(3_000_000))
-    monkeypatch.setattr(sysroot, "setup", lambda progress, cpus: 40_000_000)
-    monkeypatch.setattr(sysroot, "require", lambda: Emulation(tmp_path / "emulation"))
+    monkeypatch.setattr(installing, "setup", lambda progress, cpus: 40_000_000)
+    monkeypatch.setattr(installing, "require", lambda: Emulation(tmp_path / "emulation"))
     monkeypatch.setattr(installing, "plugin", lambda: tmp_path)
 
     def runner(report: Report) -> Path:
@@ -60,7 +59,7 @@ def test_missing_compilers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(installing, "plugin", lacking)
     monkeypatch.setattr(installing, "native_runner", lacking)
-    monkeypatch.setattr(sysroot, "setup", lambda progress, cpus: None)
+    monkeypatch.setattr(installing, "setup", lambda progress, cpus: None)
     done = installing.install(Steps())
     assert done.already
     assert done.downloaded_mb == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.emulation import leftovers, push, sysroot
+from edgellm.emulation import leftovers, push, setup, sysroot
 from edgellm.emulation.cpus import CPUS
 from edgellm.emulation.sysroot import Emulation
 from edgellm.errors import DeviceError, MissingDependencyError
@@ -45,11 +45,11 @@ def test_a_truncated_package_never_becomes_a_system(tmp_path: Path, monkeypatch:
     cut = tmp_path / "cut.deb"
     cut.write_bytes(content[:-100])
     download = Download("x.deb", cut.as_uri(), hashlib.sha256(content).hexdigest(), len(content))
-    monkeypatch.setattr(sysroot, "debs", lambda names, arch: [download])
-    monkeypatch.setattr(sysroot, "wheels", lambda requirements: [])
+    monkeypatch.setattr(setup, "debs", lambda names, arch: [download])
+    monkeypatch.setattr(setup, "wheels", lambda requirements: [])
     monkeypatch.setattr("edgellm.toolchain.downloads.PAUSE_S", 0.01)
     with pytest.raises(DeviceError, match=r"x\.deb could not be downloaded"):
-        sysroot.setup(Quiet())
+        setup.setup(Quiet())
     assert sysroot.ready() is None
     assert not list((tmp_path / "cache/emulation").glob("*/qemu"))
 
@@ -57,16 +57,16 @@ def test_a_truncated_package_never_becomes_a_system(tmp_path: Path, monkeypatch:
 def test_a_system_whose_python_does_not_run_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = deb(tmp_path / "x.deb", {"usr/lib/x.so": "x"}).read_bytes()
     download = Download("x.deb", (tmp_path / "x.deb").as_uri(), hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(sysroot, "debs", lambda names, arch: [download])
-    monkeypatch.setattr(sysroot, "wheels", lambda requirements: [])
+    monkeypatch.setattr(setup, "debs", lambda names, arch: [download])
+    monkeypatch.setattr(setup, "wheels", lambda requirements: [])
     with pytest.raises(DeviceError, match=r"could not be unpacked|does not import"):
-        sysroot.setup(Quiet())
+        setup.setup(Quiet())
     assert sysroot.ready() is None
 
 
 def test_a_system_root_per_cpu_shows_that_cpu_and_shares_the_rest(tmp_path: Path) -> None:
     for cpu in CPUS.values():
-        sysroot._make_sysroot(tmp_path / "cpus" / cpu.name, cpu)
+        setup._make_sysroot(tmp_path / "cpus" / cpu.name, cpu)
     (tmp_path / "base/usr/bin").mkdir(parents=True)
     for cpu in CPUS.values():
         root = tmp_path / "cpus" / cpu.name
@@ -110,16 +110,16 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_another_qemu_is_refused(tmp_path: Path, qemu: Path, said: str) -> None:
     qemu.write_text(f"echo '{said}'")
     with pytest.raises(DeviceError, match=r"wants qemu 7\.2, and apt gave another"):
-        sysroot._try_out(Emulation(tmp_path), list(CPUS.values()), Quiet())
+        setup._try_out(Emulation(tmp_path), list(CPUS.values()), Quiet())
     qemu.write_text("echo 'qemu-aarch64 version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)'")
-    sysroot._try_out(Emulation(tmp_path), list(CPUS.values()), Quiet())
+    setup._try_out(Emulation(tmp_path), list(CPUS.values()), Quiet())
 
 
 def test_a_system_that_hangs_is_named_with_its_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qemu: Path) -> None:
     qemu.write_text('[ "$1" = --version ] && { echo qemu-aarch64 version 7.2.1; exit; }\nexec sleep 60')
-    monkeypatch.setattr(sysroot, "TRIAL_S", 1.0)
+    monkeypatch.setattr(setup, "TRIAL_S", 1.0)
     with pytest.raises(DeviceError, match=r"Python on cortex-a72 did not end in 1 s"):
-        sysroot._try_out(Emulation(tmp_path), [CPUS["cortex-a72"]], Quiet())
+        setup._try_out(Emulation(tmp_path), [CPUS["cortex-a72"]], Quiet())
 
 
 @pytest.mark.parametrize(("system", "machine"), [("Linux", "riscv64"), ("Darwin", "arm64"), ("Darwin", "x86_64")])
@@ -161,9 +161,9 @@ def test_a_setup_tidies_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def offline(names: object, arch: str) -> list[Download]:
         raise DeviceError("The network is gone.")
 
-    monkeypatch.setattr(sysroot, "debs", offline)
+    monkeypatch.setattr(setup, "debs", offline)
     with pytest.raises(DeviceError, match="network is gone"):
-        sysroot.setup(Quiet())
+        setup.setup(Quiet())
     assert not old.exists()
 
 
