@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from edgellm.errors import EdgellmError
 
 if TYPE_CHECKING:
+    from edgellm.evaluation import evaluate
     from edgellm.pipeline import build
     from edgellm.runtime import Bundle, Session
 
 __version__ = "0.1.0"
 
-__all__ = ["Bundle", "EdgellmError", "Session", "build"]
+__all__ = ["Bundle", "EdgellmError", "Session", "build", "evaluate"]
 
 
 def __getattr__(name: str) -> object:
@@ -28,6 +29,10 @@ def __getattr__(name: str) -> object:
         from edgellm.pipeline import build
 
         return build
+    if name == "evaluate":
+        from edgellm.evaluation import evaluate
+
+        return evaluate
     if name in ("Bundle", "Session"):
         from edgellm import runtime
 

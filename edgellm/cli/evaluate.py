@@ -28,7 +28,7 @@ def evaluate(
     With --source also: how much each lost against the fp32 model, whether that may be noise, and on which examples its
     decision changed. What it finds is kept in the bundle's reports/.
     """
-    from edgellm import evaluate as evaluation
+    from edgellm import evaluation
     from edgellm.cli import render
     from edgellm.core import strict
     from edgellm.device import open_device

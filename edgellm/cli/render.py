@@ -18,7 +18,7 @@ from edgellm.stages.package import notes_of
 from edgellm.stages.verify import Verification, shorten
 
 if TYPE_CHECKING:
-    from edgellm.evaluate import Evaluated
+    from edgellm.evaluation import Evaluated
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> str:

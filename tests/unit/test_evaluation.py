@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgellm.errors import BundleError, InputError
-from edgellm.evaluate import evaluate
+from edgellm.evaluation import evaluate
 from edgellm.runtime import Bundle, Session
 from tests.tiny import LABELS, edit_manifest, tiny_bundle
 from tests.unit.cli.command import call
