@@ -58,8 +58,9 @@ def cli() -> None:
 @click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
 @click.option("--pooling", help="mean, cls or none, for feature-extraction; as the model's own files ask if left out.")
 @click.option("--calibration", help="File of one text per line, for schemes that calibrate.")
+@click.option("--eval", "evaluation", help="Labelled examples: .tsv, .csv, .jsonl, or a saved Hugging Face dataset.")
 @click.option(
-    "--eval", "evaluation", help="Labelled data with the columns text and label: TSV, CSV, JSONL, saved dataset."
+    "--max-drop", type=float, help="Points that --eval's first metric may lose, if the loss is no noise; 1 if left out."
 )
 @click.option("--min-agreement", default=0.99, show_default=True, help="The gate: mean agreement with the fp32 model.")
 @click.option(

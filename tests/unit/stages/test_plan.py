@@ -35,7 +35,7 @@ def classifier_folder(tmp_path: Path) -> Path:
 def resolve(model: Path | str, **options: Any) -> Plan:
     chosen: dict[str, Any] = {
         "target": "linux-arm64", "formats": (), "scheme": None, "task": None, "tokenizer": None, "pooling": None,
-        "calibration": None, "eval": None, "min_agreement": 0.99, "seq_len": None, "out": None, "describe": dict,
+        "calibration": None, "eval": None, "max_drop": None, "min_agreement": 0.99, "seq_len": None, "out": None, "describe": dict,
     }  # fmt: skip
     return plan.resolve(str(model), **{**chosen, **options})
 
@@ -88,6 +88,8 @@ def test_lengths_stay_within_the_position_table(
             UsageError,
             "--calibration has no use: int8-dynamic in tflite runs no samples",
         ),
+        ({"max_drop": 0.5}, UsageError, "--max-drop has no use without --eval"),
+        ({"max_drop": -1, "eval": "x.tsv"}, UsageError, "--max-drop is -1; it is 0 or more"),
         ({"eval": "x.tsv"}, InputError, "x.tsv line 2: The column text_pair misses; there is label, text."),
         ({"seq_len": ()}, UsageError, "--seq-len"),
         ({"seq_len": (3, 16)}, UsageError, "--seq-len 3,16: a length is 4 tokens or more"),
@@ -195,7 +197,7 @@ def test_planning_loads_neither_torch_nor_an_engine(folder: Path) -> None:
 import sys
 from edgellm.stages import plan
 plan.resolve({str(folder)!r}, target="linux-arm64", formats=(), scheme=None, task=None, tokenizer=None, pooling=None,
-    calibration=None, eval=None, min_agreement=0.99, seq_len=None, out=None, describe=dict)
+    calibration=None, eval=None, max_drop=None, min_agreement=0.99, seq_len=None, out=None, describe=dict)
 print(sorted(sys.modules.keys() & {{"torch", "transformers", "onnx", "onnxruntime", "executorch", "ai_edge_litert"}}))
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
