@@ -21,6 +21,7 @@ from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.stages.prepare import Rewritten, ensure_faithful, prepare, reference
 from edgellm.stages.produce import LABELLED
 from edgellm.stages.source import SourceModel
+from edgellm.stages.vocabulary import as_shipped
 from edgellm.tasks import load_task
 
 _FAITHFUL_CASES = 16
@@ -86,9 +87,5 @@ def _as_lowered(rewritten: Rewritten, source: SourceModel, max_tokens: int) -> C
 
 def write_tokenizer(source: SourceModel, path: Path) -> None:
     """Write the source's tokenizer without padding and truncation, which the runtime sets itself."""
-    data = json.loads(Path(source.tokenizer).read_text(encoding="utf-8"))
-    data["padding"] = data["truncation"] = None
-    if source.lowercase:
-        own = data.get("normalizer")
-        data["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *([own] if own else [])]}
-    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    own = Path(source.tokenizer).read_text(encoding="utf-8")
+    path.write_text(as_shipped(own, lowercase=source.lowercase), encoding="utf-8")
