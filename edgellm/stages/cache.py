@@ -85,7 +85,7 @@ class Cache:
 
     def put(self, key: str, work: Path, value: dict[str, Any]) -> Entry:
         """Turn a finished work folder into the entry for `key`, and return it."""
-        files = {path.name: sha256_file(path) for path in sorted(work.iterdir()) if path.is_file()}
+        files = {p.relative_to(work).as_posix(): sha256_file(p) for p in sorted(work.rglob("*")) if p.is_file()}
         (work / _ENTRY).write_text(json.dumps({"value": value, "files": files}), encoding="utf-8")
         if not self.enabled:
             return Entry(work, value)
@@ -128,7 +128,7 @@ class Cache:
         total = 0
         for folder in entries:
             with contextlib.suppress(FileNotFoundError):  # another build may be tidying as well
-                total += sum(path.stat().st_size for path in folder.iterdir())
+                total += sum(path.stat().st_size for path in folder.rglob("*"))
             if total > int(limit):
                 self._remove(folder)
         for log in sorted((self.root / "logs").iterdir(), key=_age, reverse=True)[:-20]:

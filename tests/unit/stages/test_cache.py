@@ -46,6 +46,17 @@ def test_a_newer_result_replaces_the_older(cache: Cache) -> None:
     assert (entry.folder / "model.onnx").stat().st_size == 20
 
 
+def test_files_in_folders_are_kept_and_checked_as_well(cache: Cache) -> None:
+    with cache.workspace() as work:
+        (work / "model" / "1_Pooling").mkdir(parents=True)
+        (work / "model" / "1_Pooling" / "config.json").write_text("{}")
+        folder = cache.put("k", work, {}).folder
+    assert cache.get("k") is not None
+    (folder / "model" / "1_Pooling" / "config.json").write_text('{"changed": 1}')
+    assert cache.get("k") is None
+    assert not folder.exists()
+
+
 def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
