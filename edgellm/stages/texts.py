@@ -4,10 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.errors import InputError
+from edgellm.runtime.bundle import sha256_file
 from edgellm.stages.rows import read_text
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts that a vocabulary is trimmed by.
+
+    Attributes:
+        name: of their file.
+        sha256: of its bytes.
+        texts: its lines, in order.
+
+    """
+
+    name: str
+    sha256: str
+    texts: tuple[str, ...]
+
+
+def read_corpus(path: Path) -> Corpus:
+    """Return the texts of a corpus file, one per line.
+
+    Raises:
+        InputError: it can't be read, is not UTF-8, or holds no text.
+
+    """
+    texts = tuple(_lines(path, "corpus"))
+    return Corpus(path.name, sha256_file(path), texts)
 
 
 def read_calibration(path: Path) -> list[str]:
@@ -17,10 +46,7 @@ def read_calibration(path: Path) -> list[str]:
         InputError: it can't be read, is not UTF-8, or holds no text.
 
     """
-    texts = [line.strip() for line in read_text(path, "calibration").split("\n") if line.strip()]
-    if not texts:
-        raise InputError(f"The calibration file {path} holds no text.", hint="It takes one text per line.")
-    return texts
+    return _lines(path, "calibration")
 
 
 def ensure_disjoint(**sets: Iterable[str]) -> None:
@@ -41,3 +67,10 @@ def ensure_disjoint(**sets: Iterable[str]) -> None:
                     "what was chosen with.",
                     hint=f"Remove it from the {name} file.",
                 )
+
+
+def _lines(path: Path, kind: str) -> list[str]:
+    texts = [line.strip() for line in read_text(path, kind).split("\n") if line.strip()]
+    if not texts:
+        raise InputError(f"The {kind} file {path} holds no text.", hint="It takes one text per line.")
+    return texts
