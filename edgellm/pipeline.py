@@ -22,6 +22,7 @@ from edgellm.stages.package import publish
 from edgellm.stages.plan import Plan, resolve
 from edgellm.stages.produce import Progress, Report, produce
 from edgellm.stages.report import write_verification
+from edgellm.stages.trimmed import trimmed
 from edgellm.stages.verify import Verification, verify_on
 
 
@@ -53,6 +54,7 @@ def build(
     calibration: str | os.PathLike[str] | None = None,
     eval: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
+    vocab_from: str | os.PathLike[str] | None = None,
     min_agreement: float = 0.99,
     seq_len: Sequence[int] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -74,6 +76,9 @@ def build(
         calibration: file of one text per line, for schemes that calibrate.
         eval: labelled examples: .tsv, .csv, .jsonl, or a saved dataset; its columns are the task's.
         max_drop: points that the task's first metric may lose on them, unless the loss may be noise; 1 if None.
+        vocab_from: file of one text per line, like those that the product reads: the vocabulary keeps their pieces and
+            single characters, and loses the rest, with its rows of the embedding table. These texts are answered as
+            before, which is proven; others may be cut into smaller pieces and answered differently.
         min_agreement: the gate, from 0 to 1.
         seq_len: token counts to serve; the largest is the bundle's max_tokens.
         out: the bundle's folder; `<model>-<target>` if None.
@@ -87,7 +92,8 @@ def build(
     """
     return build_timed(
         model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
-        calibration=calibration, eval=eval, max_drop=max_drop, min_agreement=min_agreement, seq_len=seq_len, out=out,
+        calibration=calibration, eval=eval, max_drop=max_drop, vocab_from=vocab_from, min_agreement=min_agreement,
+        seq_len=seq_len, out=out,
         verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
 
@@ -95,8 +101,9 @@ def build(
 def build_timed(
     model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
     tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
-    eval: str | os.PathLike[str] | None, max_drop: float | None, min_agreement: float, seq_len: Sequence[int] | None,
-    out: str | os.PathLike[str] | None, verify_on_device: bool, cache: bool, progress: Report,
+    eval: str | os.PathLike[str] | None, max_drop: float | None, vocab_from: str | os.PathLike[str] | None,
+    min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None, verify_on_device: bool,
+    cache: bool, progress: Report,
 ) -> Built:  # fmt: skip
     """Build as `build` does, and return the seconds per stage as well."""
     seconds: dict[str, float] = {}
@@ -126,9 +133,11 @@ def build_timed(
                 min_agreement=min_agreement,
                 seq_len=seq_len,
                 out=out,
+                vocab_from=vocab_from,
                 describe=_describer(work, log),
             )
             devices = _devices(plan) if verify_on_device else []  # fmt: skip
+        plan = trimmed(plan, pooling, store, work, log, report)
         entries = produce(plan, store, work, log, report)
         with _stage("gate", report):
             folder = gate(plan, entries, store, work)

@@ -62,6 +62,11 @@ def cli() -> None:
 @click.option(
     "--max-drop", type=float, help="Points that --eval's first metric may lose, if the loss is no noise; 1 if left out."
 )
+@click.option(
+    "--vocab-from",
+    help="File of one text per line that the product reads: pieces of the vocabulary that they don't need are dropped, and "
+    "their rows of the embedding table; these texts are answered as before, others may not be.",
+)
 @click.option("--min-agreement", default=0.99, show_default=True, help="The gate: mean agreement with the fp32 model.")
 @click.option(
     "--seq-len", type=_Numbers(), help="Token counts to serve without padding beyond; the last is the longest."
@@ -74,8 +79,8 @@ def cli() -> None:
 def build(
     model: str | None, target: str, formats: tuple[str, ...], scheme: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | None, evaluation: str | None, max_drop: float | None,
-    min_agreement: float, seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool,
-    as_json: bool,
+    vocab_from: str | None, min_agreement: float, seq_len: tuple[int, ...] | None, out: str | None,
+    verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build a verified bundle from MODEL.
 
@@ -89,8 +94,9 @@ def build(
     with build_progress(quiet=quiet or as_json) as progress:
         done = build_timed(
             model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
-            calibration=calibration, eval=evaluation, max_drop=max_drop, min_agreement=min_agreement, seq_len=seq_len, out=out,
-            verify_on_device=verify_on_device, cache=not no_cache, progress=progress,
+            calibration=calibration, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
+            min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
+            cache=not no_cache, progress=progress,
         )  # fmt: skip
     if as_json:
         manifest = strict.plain(done.bundle.manifest)

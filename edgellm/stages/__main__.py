@@ -65,6 +65,10 @@ def _run(job: dict[str, Any], folder: Path) -> object:
         from edgellm.stages.reference import write_reference
 
         return write_reference(source, job["golden"], job["labelled"], job["max_tokens"], folder)
+    if job["kind"] == "trim":
+        from edgellm.stages.trim import write_trimmed
+
+        return strict.plain(write_trimmed(source, job["texts"], job["golden"], folder))
     from edgellm.stages.lower import lower
 
     target = strict.read(Target, job["target"], "job: target")

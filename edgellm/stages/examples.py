@@ -36,7 +36,7 @@ def read_examples(path: Path, task: Task, options: TaskOptions) -> list[Example]
 def texts_in(examples: Iterable[Example]) -> Iterator[str]:
     """Yield every text that stands in a raw input of an example."""
     for example in examples:
-        yield from _strings(example.inputs)
+        yield from strings_in(example.inputs)
 
 
 def raw_inputs(examples: Iterable[Example]) -> list[object]:
@@ -52,12 +52,13 @@ def predictions(
     return [task.predict(list(islice(rest, len(example.inputs))), options) for example in examples]
 
 
-def _strings(value: object) -> Iterator[str]:
+def strings_in(value: object) -> Iterator[str]:
+    """Yield every text that stands in a raw input, or in a sequence of them."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _strings(item)
+            yield from strings_in(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _strings(item)
+            yield from strings_in(item)

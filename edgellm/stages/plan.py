@@ -52,6 +52,7 @@ class Plan:
         golden: raw inputs of the golden cases.
         labelled: examples with labels, for the task's own metric.
         out: the bundle's folder.
+        corpus: what the vocabulary is to be trimmed by, before anything else; None leaves it whole.
         notes: what the user asked for and did not get in full.
 
     """
@@ -68,6 +69,7 @@ class Plan:
     golden: tuple[object, ...]
     labelled: tuple[Example, ...]
     out: Path
+    corpus: texts.Corpus | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -80,7 +82,7 @@ def resolve(
     model: str | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
     eval: str | os.PathLike[str] | None, max_drop: float | None, min_agreement: float, seq_len: Sequence[int] | None,
-    out: str | os.PathLike[str] | None, describe: Describe,
+    out: str | os.PathLike[str] | None, vocab_from: str | os.PathLike[str] | None, describe: Describe,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
 
@@ -90,7 +92,7 @@ def resolve(
         MissingDependencyError: a package is not installed.
 
     """
-    for option, value in (("MODEL", model), ("--out", out), ("--tokenizer", tokenizer)):
+    for option, value in (("MODEL", model), ("--out", out), ("--tokenizer", tokenizer), ("--vocab-from", vocab_from)):
         if value is not None and not str(value):
             raise UsageError(f"{option} is empty.", hint="Leave it out, or name something.")
     aim = load_target(target)
@@ -108,6 +110,7 @@ def resolve(
         raise UsageError(
             f"--calibration has no use: {how.name} in {', '.join(chosen)} runs no samples.", hint="Leave it out."
         )
+    corpus = texts.read_corpus(Path(vocab_from)) if vocab_from is not None else None
     for fmt in chosen:
         versions(TOOLS[fmt])
     for fmt in chosen:
@@ -115,6 +118,11 @@ def resolve(
     if out is not None:
         package.check_out(Path(out))
     source = read_source(model, task=task, tokenizer=tokenizer, pooling=pooling, describe=describe)
+    if corpus is not None and source.folder is None:
+        raise InputError(
+            f"The vocabulary of {model} can't be trimmed: a function leaves no folder to rewrite.",
+            hint="Save its module with save_pretrained, and build that folder.",
+        )
     plugin = load_task(source.task)
     labelled = read_examples(Path(eval), plugin, source.options) if eval is not None else []
     golden = default_texts("golden")[: plugin.GOLDEN_CASES]
@@ -123,20 +131,22 @@ def resolve(
         calibration=samples,
         evaluation=texts_in(labelled),
     )
+    if corpus is not None:
+        texts.ensure_disjoint(evaluation=texts_in(labelled), corpus=corpus.texts)
     place = Path(out) if out is not None else Path(f"{source.name}-{aim.name}")
     package.check_out(place)
     buckets = _buckets(seq_len, source.max_positions)
     if plugin.WINDOWS:
         overlap = min(buckets[-1] // 2, MAX_OVERLAP)
         source = dataclasses.replace(source, options=dataclasses.replace(source.options, overlap=overlap))
-    _check_size(source, chosen)
+    check_size(source, chosen if corpus is None else ())  # what is trimmed may fit
     used = samples[:: -(-len(samples) // MAX_CALIBRATION)] if calibrates else []
     cut = calibrates and len(used) < len(samples)
     return Plan(
         source, aim, chosen, how.name, buckets, min_agreement,
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(golden, source.options)),
-        labelled=tuple(labelled), out=place,
+        labelled=tuple(labelled), out=place, corpus=corpus,
         notes=(f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else (),
     )  # fmt: skip
 
@@ -172,8 +182,13 @@ def _buckets(asked: Sequence[int] | None, bound: int | None) -> tuple[int, ...]:
     return lengths
 
 
-def _check_size(source: SourceModel, formats: tuple[str, ...]) -> None:
-    """Refuse a model that the file formats or this machine's memory can't hold."""
+def check_size(source: SourceModel, formats: tuple[str, ...]) -> None:
+    """Check that the file formats and this machine's memory can hold a model.
+
+    Raises:
+        InputError: they can't.
+
+    """
     weights = source.parameters * 4
     if weights > PROTOBUF_LIMIT and set(formats) & {"onnx", "tflite"}:
         raise InputError(

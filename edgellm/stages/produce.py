@@ -20,7 +20,7 @@ from edgellm.stages.cache import Cache, Entry, key_of
 from edgellm.stages.examples import raw_inputs
 from edgellm.stages.jobs import Job, run_jobs, slots
 from edgellm.stages.plan import Plan, job_bytes
-from edgellm.stages.source import SourceModel
+from edgellm.stages.source import SourceModel, identity
 
 REFERENCE = "reference"
 
@@ -32,7 +32,7 @@ _LONGEST_FIRST = ("executorch", "tflite", REFERENCE, "onnx")
 
 @dataclass(frozen=True)
 class Progress:
-    """What happens during a build: a stage ("source", "reference", "lower onnx", "gate", "package") starts or ends.
+    """What happens during a build: a stage ("source", "trim", "reference", "lower onnx", "gate", ...) starts or ends.
 
     Attributes:
         stage: its name.
@@ -114,7 +114,7 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
         }
         # What is tuned on texts depends on fp32 sums, as the reference does.
         cpu = cpu_identity() if facts["calibration"] else ""
-        key = key_of("lower", TOOLS[fmt], source=_identity(plan.source), cpu=cpu, **facts)
+        key = key_of("lower", TOOLS[fmt], source=identity(plan.source), cpu=cpu, **facts)
         wanted[fmt] = (key, {"kind": "lower", "source": source, **facts})
     return wanted
 
@@ -151,17 +151,12 @@ def _asked(
     inputs = {"golden": tuple(golden), "labelled": list(labelled), "max_tokens": max_tokens}
     tools = ("numpy", "tokenizers", "torch", "transformers")
     # fp32 sums depend on the kernels that the CPU gets.
-    key = key_of(REFERENCE, tools, source=_identity(source), cpu=cpu_identity(), **inputs)
+    key = key_of(REFERENCE, tools, source=identity(source), cpu=cpu_identity(), **inputs)
     return key, {"kind": REFERENCE, "source": strict.plain(source), **inputs}
 
 
 def _label(name: str) -> str:
     return name if name == REFERENCE else f"lower {name}"
-
-
-def _identity(source: SourceModel) -> object:
-    """Return what of a source decides results: not where it lies."""
-    return strict.plain(dataclasses.replace(source, folder=None, tokenizer="", name="", licence=None))
 
 
 def _lowering(plan: Plan) -> Target:

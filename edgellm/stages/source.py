@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgellm.core import strict
 from edgellm.core.manifest import TaskOptions
 from edgellm.core.signature import TOKENS, InputSpec, OutputSpec
 from edgellm.errors import InputError, MissingDependencyError, UsageError
@@ -116,6 +118,11 @@ def read_source(
         task=task or task_of(config), pooling=pooling, config=config, sha256=None,
         parameters=_count_parameters(folder), licence=_licence(folder),
     )  # fmt: skip
+
+
+def identity(source: SourceModel) -> object:
+    """Return what of a source decides results, as JSON: not where it lies."""
+    return strict.plain(dataclasses.replace(source, folder=None, tokenizer="", name="", licence=None))
 
 
 def default_model() -> Path:
@@ -275,9 +282,14 @@ def _max_positions(config: dict[str, Any]) -> int | None:
     rows = config.get("max_position_embeddings") or config.get("max_positions")
     if not isinstance(rows, int) or rows <= 0:
         return None
-    if config.get("model_type") in _OFFSET_POSITIONS:
+    if positions_follow_padding(config):
         return rows - int(config.get("pad_token_id") or 0) - 1
     return rows
+
+
+def positions_follow_padding(config: dict[str, Any]) -> bool:
+    """Tell whether a model's positions are numbered from the padding id on, which must then stay what it is."""
+    return config.get("model_type") in _OFFSET_POSITIONS
 
 
 def _tokenizer_file(where: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from edgellm.core.scheme import FORMATS
 from edgellm.errors import EdgellmError, InputError, MissingDependencyError, UsageError
 from edgellm.stages import plan, source
 from edgellm.stages.plan import Plan
+from edgellm.stages.texts import Corpus
 from edgellm.targets import load_target
 from edgellm.tasks import Example
 from edgellm.texts import default_texts
@@ -35,7 +37,8 @@ def classifier_folder(tmp_path: Path) -> Path:
 def resolve(model: Path | str, **options: Any) -> Plan:
     chosen: dict[str, Any] = {
         "target": "linux-arm64", "formats": (), "scheme": None, "task": None, "tokenizer": None, "pooling": None,
-        "calibration": None, "eval": None, "max_drop": None, "min_agreement": 0.99, "seq_len": None, "out": None, "describe": dict,
+        "calibration": None, "eval": None, "max_drop": None, "min_agreement": 0.99, "seq_len": None, "out": None,
+        "vocab_from": None, "describe": dict,
     }  # fmt: skip
     return plan.resolve(str(model), **{**chosen, **options})
 
@@ -83,6 +86,13 @@ def test_lengths_stay_within_the_position_table(
         ({"min_agreement": float("nan")}, UsageError, "--min-agreement is nan"),
         ({"out": ""}, UsageError, "--out is empty"),
         ({"tokenizer": ""}, UsageError, "--tokenizer is empty"),
+        ({"vocab_from": ""}, UsageError, "--vocab-from is empty"),
+        ({"vocab_from": "gone.txt"}, InputError, "The corpus file gone.txt can't be read: No such file"),
+        (
+            {"vocab_from": "blank.txt"},
+            InputError,
+            "The corpus file blank.txt holds no text. It takes one text per line",
+        ),
         (
             {"calibration": "x.txt", "formats": ["tflite"]},
             UsageError,
@@ -104,10 +114,45 @@ def test_an_impossible_build_is_refused(
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "x.txt").write_text("one\n")
+    (folder / "blank.txt").write_text("\n \n")
     (folder / "x.tsv").write_text("text\tlabel\none\tgood\n")
     with pytest.raises(kind) as caught:
         resolve(folder, **options)
     assert message in str(caught.value)
+
+
+def test_a_corpus_is_part_of_the_plan(folder: Path, tmp_path: Path) -> None:
+    assert resolve(folder).corpus is None
+    (tmp_path / "corpus.txt").write_bytes(b"the kettle\r\n\nis on\n")
+    corpus = resolve(folder, vocab_from=tmp_path / "corpus.txt").corpus
+    digest = hashlib.sha256(b"the kettle\r\n\nis on\n").hexdigest()
+    assert corpus == Corpus("corpus.txt", digest, ("the kettle", "is on"))
+
+
+def test_the_vocabulary_of_a_function_is_not_trimmed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("one\n")
+    facts = {"config": {"hidden_size": 8, "vocab_size": 200}, "sha256": "00", "parameters": 9}
+    options = {"task": "feature-extraction", "tokenizer": str(folder), "describe": lambda factory: facts}
+    with pytest.raises(InputError, match=r"mine:tiny can't be trimmed: a function leaves no folder.*save_pretrained"):
+        resolve("mine:tiny", vocab_from=tmp_path / "corpus.txt", **options)
+
+
+def test_evaluation_texts_choose_no_vocabulary(classifier_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("one\nTwo  texts\n")
+    (tmp_path / "eval.tsv").write_text("text\tlabel\ntwo texts\tgood\n")
+    with pytest.raises(InputError, match=r'corpus texts and the evaluation texts both hold "Two  texts"'):
+        resolve(classifier_folder, vocab_from=tmp_path / "corpus.txt", eval=tmp_path / "eval.tsv")
+
+
+def test_what_is_trimmed_may_fit_the_file_formats(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus.txt").write_text("one\n")
+    monkeypatch.setattr(source, "_count_parameters", lambda folder: 600_000_000)
+    monkeypatch.setattr(plan, "available_memory", lambda: 10**15)
+    made = resolve(folder, vocab_from=tmp_path / "corpus.txt")
+    with pytest.raises(InputError, match=r"600 M parameters"):
+        plan.check_size(made.source, made.formats)
 
 
 def test_options_are_checked_before_the_model(folder: Path) -> None:
@@ -197,7 +242,8 @@ def test_planning_loads_neither_torch_nor_an_engine(folder: Path) -> None:
 import sys
 from edgellm.stages import plan
 plan.resolve({str(folder)!r}, target="linux-arm64", formats=(), scheme=None, task=None, tokenizer=None, pooling=None,
-    calibration=None, eval=None, max_drop=None, min_agreement=0.99, seq_len=None, out=None, describe=dict)
+    calibration=None, eval=None, max_drop=None, min_agreement=0.99, seq_len=None, out=None, vocab_from=None,
+    describe=dict)
 print(sorted(sys.modules.keys() & {{"torch", "transformers", "onnx", "onnxruntime", "executorch", "ai_edge_litert"}}))
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
