@@ -3,7 +3,8 @@
 In a process of its own, because transformers and torch warn when they are imported, and warnings are errors in tests.
 
     encoder      a BERT encoder of random weights, with a WordPiece tokenizer of its own
-    classifier   the same with three labels
+    wordy        the same with words in its vocabulary, not only characters
+    classifier   the encoder with three labels
     several      the same with three labels of which any may hold
     stars        the same with one number
     ranker       the same with one label: a cross-encoder
@@ -46,7 +47,7 @@ PROBLEMS = {"several": "multi_label_classification", "stars": "regression"}
 def write(kind: str, folder: Path) -> None:
     """Write the model `kind` into `folder`."""
     torch.manual_seed(11)
-    size = write_tokenizer(folder)
+    size = write_tokenizer(folder, pieces=3000 if kind == "wordy" else 900)
     config = BertConfig(
         vocab_size=size, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
         max_position_embeddings=64, pad_token_id=0,
@@ -78,16 +79,15 @@ def write(kind: str, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def write_tokenizer(folder: Path) -> int:
+def write_tokenizer(folder: Path, pieces: int = 900) -> int:
     """Write a WordPiece tokenizer trained on the project's own texts, padding and truncation baked in; return its size."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(
-        default_texts("golden"), trainers.WordPieceTrainer(vocab_size=900, special_tokens=special, show_progress=False)
-    )
+    trainer = trainers.WordPieceTrainer(vocab_size=pieces, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(default_texts("golden"), trainer)
     ids = {name: tokenizer.token_to_id(name) for name in special}
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
