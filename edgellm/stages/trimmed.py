@@ -99,7 +99,9 @@ def _read(folder: Path, whole: SourceModel, pooling: str | None) -> SourceModel:
         raise AssertionError(f"{factory} is no folder")
 
     source = read_source(str(folder), task=whole.task, tokenizer=None, pooling=pooling, describe=describe)
-    return dataclasses.replace(source, name=whole.name, licence=whole.licence, options=whole.options)
+    # Its own options, as ids are others now; but for what the plan added.
+    options = dataclasses.replace(source.options, overlap=whole.options.overlap)
+    return dataclasses.replace(source, name=whole.name, licence=whole.licence, options=options)
 
 
 def _notes(plan: Plan, corpus: Corpus, cut: Cut) -> tuple[str, ...]:
