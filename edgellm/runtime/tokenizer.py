@@ -72,8 +72,10 @@ class Tokenizer:
         cut = "only_first" if pair is None else "only_second"
         if pair is not None:
             fixed = len(self._encode(text, None, 2**31 - 1, "only_first", 0).ids) - self._room[0] + self._room[1]
-            overlap = min(overlap, (self.max_tokens - fixed) // 2)
-            if overlap < 1:
+            room = self.max_tokens - fixed
+            # As in the transformers pipeline, which fails where the overlap leaves nothing new to a window.
+            overlap = overlap if overlap < room else room // 2
+            if room < 2:
                 raise InputError(
                     f"The first text fills {fixed} of {self.max_tokens} tokens and leaves no room for the second.",
                     hint="Shorten it, or build with a longer --seq-len.",

@@ -55,6 +55,12 @@ def test_a_first_text_that_fills_the_pass_is_refused(tokenizer: Tokenizer) -> No
         tokenizer.windows("boots " * 15, "fish", overlap=4)
 
 
+def test_the_overlap_is_kept_as_long_as_it_leaves_something_new(tokenizer: Tokenizer) -> None:
+    windows = tokenizer.windows("boots " * 4, "fish " * 20, overlap=8)  # leaves 9 of 16, as the pipeline reads it
+    assert [w.texts.count(1) for w in windows] == [9] * 12
+    assert len(tokenizer.windows("boots " * 4, "fish " * 20, overlap=9)) == 4
+
+
 def test_the_overlap_shrinks_where_the_first_text_leaves_little_room(tokenizer: Tokenizer) -> None:
     windows = tokenizer.windows("boots " * 10, "fish " * 20, overlap=8)
     assert [w.texts.count(1) for w in windows] == [3] * 9 + [2]
