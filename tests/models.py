@@ -9,6 +9,7 @@ In a process of its own, because transformers and torch warn when they are impor
     stars        the same with one number
     ranker       the same with one label: a cross-encoder
     entailment   the same with the labels of natural language inference
+    questions    the same with a head that points at where an answer starts and ends
     collapsing   an encoder whose fp32 answers are the encoder's, and whose activations int8 can't hold
     pruned       the encoder with fewer heads and a narrower feed-forward in its first layer
     own-attention   a DeBERTa, whose attention transformers can't exchange
@@ -24,6 +25,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertModel,
     DebertaV2Config,
@@ -58,6 +60,8 @@ def write(kind: str, folder: Path) -> None:
         config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
         config.problem_type = PROBLEMS.get(kind)
         model = BertForSequenceClassification(config)
+    elif kind == "questions":
+        model = BertForQuestionAnswering(config)
     elif kind == "own-attention":
         config = DebertaV2Config(
             vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,

@@ -19,7 +19,7 @@ Metrics = Callable[[Sequence[object], Sequence[object]], dict[str, float]]
 
 SHARES = frozenset({"accuracy", "exact accuracy", "exact match"})
 """Names that only a metric may have which is the share of right examples: it is resampled as a mean."""
-MEANS = frozenset({"MRR", "nDCG"})
+MEANS = frozenset({"MRR", "SQuAD F1", "nDCG"})
 """Names that only a metric may have which is the mean of what it is for each example alone: it is resampled as that mean."""
 MACRO_F1 = "macro-F1"
 """Name that, where predictions are single classes, only the mean of F1 over the classes that occur may have: it is resampled

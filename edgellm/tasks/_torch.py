@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from edgellm.errors import InputError
+
 
 def _field(output: object, name: str) -> torch.Tensor:
     """Return a model's output tensor: a field of a ModelOutput, the first of a tuple, or the tensor itself."""
@@ -68,3 +70,27 @@ class Logits(nn.Module):
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         return _field(_call(self.model, input_ids, attention_mask, token_type_ids), "logits")
+
+
+class Spans(nn.Module):
+    """A model that points at where an answer starts and ends; its output is both logits [1, tokens, 2]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        output = _call(self.model, input_ids, attention_mask, token_type_ids)
+        if isinstance(output, tuple):
+            return torch.stack((output[0], output[1]), dim=-1)
+        if not hasattr(output, "start_logits"):
+            raise InputError(
+                f"{type(self.model).__name__} gives no logits of start and end: it searches for answers in a way of its "
+                "own, which edgellm does not build."
+            )
+        return torch.stack((_field(output, "start_logits"), _field(output, "end_logits")), dim=-1)
