@@ -1,0 +1,1 @@
+"""Answers of other programs to the same inputs, recorded with their versions, and the scripts that record them."""
