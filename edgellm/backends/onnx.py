@@ -4,7 +4,7 @@ The rewrites are plain ONNX, so every consumer gains (measured: `make bench`):
 - `Sum` for each `Add` that feeds a LayerNormalization: ONNX Runtime fuses the pair into a kernel that is slower than
   the two apart, and never fuses `Sum`;
 - matmuls over one input merged: the activation is quantized once instead of three times;
-- embedding tables int8 per row, which `quantize_dynamic` only does per table.
+- embedding tables int8 per row, which `quantize_dynamic` only does per table, and once where the head reads them too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
+from edgellm.backends._tied import share, untie
 from edgellm.backends.trace import trace
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
@@ -46,11 +47,13 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     merge_matmuls(model)
     unfuse_residuals(model)
     if scheme != "fp32":
+        untie(model)
         quantize_tables(model)
     if scheme == "int8-dynamic":
         model = _quantize_dynamic(model, folder)
     elif scheme == "int8-weight-only":
         quantize_weights(model)
+    share(model)
     drop_unused(model)
     model.ir_version = target.onnx.ir_version
     model.producer_name, model.producer_version = "edgellm", ""

@@ -80,8 +80,10 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
 def _places(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
     """Return the linears of a model, grouped by reading the same tensor.
 
-    One that is called several times, each time with other companions, is left out: its input can't be scaled for all.
+    One that is called several times, each time with other companions, is left out: its input can't be scaled for all. So
+    is one whose weight is an embedding table as well, which files would then hold twice.
     """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     seen: list[tuple[str, torch.Tensor]] = []  # keeps the tensors, so that no id is used twice
 
     def note(name: str, value: torch.Tensor) -> None:
@@ -92,7 +94,12 @@ def _places(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> list[tuple[s
     for name, value in seen:
         calls.setdefault(id(value), []).append(name)
     groups = list(dict.fromkeys(tuple(dict.fromkeys(names)) for names in calls.values()))
-    return [group for group in groups if all(sum(name in other for other in groups) == 1 for name in group)]
+    return [
+        group
+        for group in groups
+        if all(sum(name in other for other in groups) == 1 for name in group)
+        and not any(id(_linear(model, name).weight) in tables for name in group)
+    ]
 
 
 def _observe(
