@@ -99,6 +99,9 @@ class TaskOptions:
         scores: text-classification: "softmax", "sigmoid" or "none" turns logits into scores.
         mask: fill-mask: the token that stands for a missing one.
         mask_id: its id.
+        pad_id: fill-mask: the id that is left out of sequences; None where there is none.
+        clean_spaces: fill-mask: whether text loses the spaces before punctuation.
+        unknown_id: token-classification: the id of what the vocabulary lacks; None where there is none.
         overlap: how many tokens neighbouring windows of a long text share; None where long texts are cut at the end.
 
     """
@@ -109,6 +112,9 @@ class TaskOptions:
     scores: str = "none"
     mask: str = ""
     mask_id: int = 0
+    pad_id: int | None = None
+    clean_spaces: bool = False
+    unknown_id: int | None = None
     overlap: int | None = None
 
 

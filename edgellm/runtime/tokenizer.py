@@ -33,6 +33,8 @@ class Tokenizer:
         # Padding and truncation may be baked into the file; a length of its own would cut texts short.
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
+        self.kind = type(self._tokenizer.model).__name__
+        self.prefix = str(getattr(self._tokenizer.model, "continuing_subword_prefix", None) or "")
         self._room = [self._tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True)]
 
     def limited(self, max_tokens: int | None) -> Tokenizer:
@@ -65,12 +67,16 @@ class Tokenizer:
     def windows(self, text: str, pair: str | None = None, *, overlap: int) -> list[Encoding]:
         """Return as many encodings as `text` takes, or `pair` where there is one, neighbours sharing `overlap` tokens.
 
+        More than half of what is left for the text is never shared.
+
         Raises:
             InputError: the text holds half a surrogate pair, or there is no room for a window.
 
         """
         cut = "only_first" if pair is None else "only_second"
-        if pair is not None:
+        if pair is None:
+            overlap = min(overlap, (self.max_tokens - self._room[0]) // 2)
+        else:
             fixed = len(self._encode(text, None, 2**31 - 1, "only_first", 0).ids) - self._room[0] + self._room[1]
             room = self.max_tokens - fixed
             # As in the transformers pipeline, which fails where the overlap leaves nothing new to a window.

@@ -145,6 +145,16 @@ def special_token(tokenizer: Mapping[str, object], name: str) -> str:
     return str((token.get("content") if isinstance(token, Mapping) else token) or "")
 
 
+_USUAL = {"mask_token": ("[MASK]", "<mask>"), "pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>")}
+"""What old checkpoints do not say, because their tokenizer's class knew it."""
+
+
+def find_special(facts: Facts, name: str) -> str | None:
+    """Return a special token of `_USUAL` that is in the vocabulary: the named one, or a usual one where none is named."""
+    named = special_token(facts.tokenizer, name)
+    return next((token for token in ([named] if named else _USUAL[name]) if token in facts.vocabulary), None)
+
+
 def task_names() -> list[str]:
     """Return the names of all tasks, sorted."""
     return plugins.names("edgellm.tasks")

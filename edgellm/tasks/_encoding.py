@@ -34,10 +34,14 @@ class Tokenizer(Protocol):
 
     Attributes:
         max_tokens: of one pass, special tokens included.
+        kind: of model, as the tokenizers library calls it: "WordPiece", "BPE", "Unigram" or "WordLevel".
+        prefix: what tokens that go on inside a word begin with ("##"); empty where nothing marks them.
 
     """
 
     max_tokens: int
+    kind: str
+    prefix: str
 
     def encode(self, text: str, pair: str | None = None, *, cut: str = "longest_first") -> Encoding:
         """Return the one pass of a text, and of a second one, cut at the end to fit.
@@ -55,6 +59,8 @@ class Tokenizer(Protocol):
 
     def windows(self, text: str, pair: str | None = None, *, overlap: int) -> list[Encoding]:
         """Return as many passes as the text takes, or the second where there is one; neighbours share `overlap` tokens.
+
+        More than half of what is left for the text is never shared.
 
         Raises:
             InputError: the text is not valid Unicode, or there is no room for a window.
