@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 
@@ -79,6 +81,32 @@ class Spans(nn.Module):
         super().__init__()
         self.model = model
 
+
+class Filled(nn.Module):
+    """A masked language model whose output is the likeliest tokens [1, slots, top, 2] of the first masks of a text.
+
+    The last axis is (probability, id). Rows of slots that no mask fills hold whatever the head makes of zeros.
+    """
+
+    def __init__(self, model: nn.Module, *, mask_id: int, slots: int, top: int) -> None:
+        """Make the head see the hidden states of masks only.
+
+        Raises:
+            InputError: the model has no encoder of its own below its head.
+
+        """
+        super().__init__()
+        base = getattr(model, "base_model", model)
+        if base is model:
+            raise InputError(
+                f"{type(model).__name__} does not say what of it is the encoder, so its head can't be told apart.",
+                hint="fill-mask builds transformers models, whose base_model it is.",
+            )
+        base.register_forward_hook(functools.partial(_at_masks, mask_id=mask_id, slots=slots), with_kwargs=True)
+        self.model = model
+        self.slots = slots
+        self.top = top
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -94,3 +122,44 @@ class Spans(nn.Module):
                 "own, which edgellm does not build."
             )
         return torch.stack((_field(output, "start_logits"), _field(output, "end_logits")), dim=-1)
+
+        logits = _field(_call(self.model, input_ids, attention_mask, token_type_ids), "logits")
+        if logits.shape[1] != self.slots:
+            raise InputError(f"The head of {type(self.model).__name__} does not read its encoder's last hidden state.")
+        scores, ids = torch.topk(torch.softmax(logits, dim=-1), self.top, dim=-1)
+        return torch.stack((scores, ids.to(scores.dtype)), dim=-1)
+
+    def apart(self, expected: torch.Tensor, got: torch.Tensor) -> float:
+        """Return how far two outputs are apart, relative to the largest probability of the first.
+
+        Tokens that are as good as equally likely may stand in either order, which as ids would be a large difference,
+        and the last ones may give way to others. So each token counts by how much likelier it is than the last one.
+        """
+        tables = []
+        for output in (expected, got):
+            scores, ids = output[0, ..., 0], output[0, ..., 1].long()
+            last = scores[:, -1:]
+            table = scores.new_zeros(self.slots, 1 + int(max(expected[..., 1].max(), got[..., 1].max())))
+            tables.append(torch.cat((table.scatter(1, ids, scores - last), last), dim=1))
+        difference = float((tables[1] - tables[0]).abs().max())
+        return difference / max(float(expected[..., 0].max()), 1e-6)
+
+
+def _at_masks(
+    base: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object, *, mask_id: int, slots: int
+) -> object:
+    """Return an encoder's output with the hidden states of the first masks in place of all tokens': [1, slots, width].
+
+    The selection is a matmul, which every delegate takes.
+    """
+    ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+    assert isinstance(ids, torch.Tensor)
+    hidden = _field(output, "last_hidden_state")
+    is_mask = (ids == mask_id).to(hidden.dtype).unsqueeze(1)
+    rank = torch.cumsum(is_mask, dim=2)
+    wanted = torch.arange(1, slots + 1, dtype=hidden.dtype).reshape(1, slots, 1)
+    chosen = torch.bmm((rank == wanted).to(hidden.dtype) * is_mask, hidden)
+    if isinstance(output, tuple):
+        return (chosen, *output[1:])
+    output.last_hidden_state = chosen  # type: ignore[attr-defined]
+    return output
