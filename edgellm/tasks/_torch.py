@@ -81,6 +81,22 @@ class Spans(nn.Module):
         super().__init__()
         self.model = model
 
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        output = _call(self.model, input_ids, attention_mask, token_type_ids)
+        if isinstance(output, tuple):
+            return torch.stack((output[0], output[1]), dim=-1)
+        if not hasattr(output, "start_logits"):
+            raise InputError(
+                f"{type(self.model).__name__} gives no logits of start and end: it searches for answers in a way of its "
+                "own, which edgellm does not build."
+            )
+        return torch.stack((_field(output, "start_logits"), _field(output, "end_logits")), dim=-1)
+
 
 class Filled(nn.Module):
     """A masked language model whose output is the likeliest tokens [1, slots, top, 2] of the first masks of a text.
@@ -113,16 +129,6 @@ class Filled(nn.Module):
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        output = _call(self.model, input_ids, attention_mask, token_type_ids)
-        if isinstance(output, tuple):
-            return torch.stack((output[0], output[1]), dim=-1)
-        if not hasattr(output, "start_logits"):
-            raise InputError(
-                f"{type(self.model).__name__} gives no logits of start and end: it searches for answers in a way of its "
-                "own, which edgellm does not build."
-            )
-        return torch.stack((_field(output, "start_logits"), _field(output, "end_logits")), dim=-1)
-
         logits = _field(_call(self.model, input_ids, attention_mask, token_type_ids), "logits")
         if logits.shape[1] != self.slots:
             raise InputError(f"The head of {type(self.model).__name__} does not read its encoder's last hidden state.")
