@@ -20,6 +20,7 @@ from edgellm.stages.cache import Cache, Entry, key_of
 from edgellm.stages.examples import raw_inputs
 from edgellm.stages.jobs import Job, run_jobs, slots
 from edgellm.stages.plan import Plan, job_bytes
+from edgellm.stages.references import files_beside
 from edgellm.stages.source import SourceModel, identity
 
 REFERENCE = "reference"
@@ -150,8 +151,9 @@ def _asked(
     """Return key and job of the fp32 source's answers."""
     inputs = {"golden": tuple(golden), "labelled": list(labelled), "max_tokens": max_tokens}
     tools = ("numpy", "tokenizers", "torch", "transformers")
-    # fp32 sums depend on the kernels that the CPU gets.
-    key = key_of(REFERENCE, tools, source=identity(source), cpu=cpu_identity(), **inputs)
+    # fp32 sums depend on the kernels that the CPU gets; the check of the tokenizer on the files beside it.
+    beside = files_beside(Path(source.tokenizer))
+    key = key_of(REFERENCE, tools, source=identity(source), beside=beside, cpu=cpu_identity(), **inputs)
     return key, {"kind": REFERENCE, "source": strict.plain(source), **inputs}
 
 

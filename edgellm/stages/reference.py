@@ -1,6 +1,7 @@
 """Reference: the fp32 source's answers to the golden texts, which every artifact is compared with.
 
-Runs in a process of its own. It also checks that the prepared module computes the same.
+Runs in a process of its own. It also checks that the tokenizer gives the same ids, and that the prepared module computes
+the same.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from edgellm.core.signature import Feeds, Outputs, Signature
 from edgellm.runtime.bundle import GOLDEN, TOKENIZER, to_json
 from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
+from edgellm.stages.parity import ensure_parity
 from edgellm.stages.prepare import Rewritten, ensure_faithful, prepare, reference
 from edgellm.stages.produce import LABELLED
 from edgellm.stages.source import SourceModel
@@ -43,10 +45,15 @@ def write_reference(
 
     Returns:
         {"faithful": largest relative difference between prepared and source module,
-         "notes": what could not be rewritten}
+         "tokenizer": on how many texts it was compared with transformers', how many by which class,
+         "notes": what could not be rewritten or compared}
+
+    Raises:
+        GateError: the tokenizer that was written, or the prepared module, is not the source's.
 
     """
     write_tokenizer(source, folder / TOKENIZER)
+    parity = ensure_parity(source, folder / TOKENIZER, max_tokens)
     tokenizer = Tokenizer(folder / TOKENIZER, max_tokens)
     task = load_task(source.task)
     module = reference(source)
@@ -74,7 +81,11 @@ def write_reference(
     rewritten = prepare(source)
     sample = checked[:: max(1, len(checked) // _FAITHFUL_CASES)]
     faithful = ensure_faithful(module, _as_lowered(rewritten, source, max_tokens), sample, max_tokens)
-    return {"faithful": faithful, "notes": list(rewritten.notes)}
+    return {
+        "faithful": faithful,
+        "tokenizer": {"texts": parity.texts, "mismatches": len(parity.mismatches), "compared": parity.compared},
+        "notes": [*parity.notes, *rewritten.notes],
+    }
 
 
 def _as_lowered(rewritten: Rewritten, source: SourceModel, max_tokens: int) -> Callable[..., torch.Tensor]:

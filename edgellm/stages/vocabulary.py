@@ -17,6 +17,14 @@ from edgellm.stages.pieces import NEEDS, merges
 
 _Json = dict[str, Any]
 
+_CASED = r"[\p{Cased}&&[^\p{Case_Ignorable}]]"
+_FINAL_SIGMA = rf"(?<={_CASED}\p{{Case_Ignorable}}*)Σ(?!\p{{Case_Ignorable}}*{_CASED})"
+_LOWERCASE: tuple[_Json, ...] = (
+    {"type": "Replace", "pattern": {"Regex": _FINAL_SIGMA}, "content": "ς"},
+    {"type": "Lowercase"},
+)
+"""Python's str.lower(): Lowercase looks at single characters, and a word's last sigma has a form of its own."""
+
 
 @dataclass(frozen=True)
 class Trimmed:
@@ -55,7 +63,8 @@ def as_shipped(tokenizer: str, *, lowercase: bool) -> str:
     data["padding"] = data["truncation"] = None
     if lowercase:
         own = data.get("normalizer")
-        data["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *([own] if own else [])]}
+        data["normalizer"] = {"type": "Sequence", "normalizers": [*_LOWERCASE, *([own] if own else [])]}
+        data["added_tokens"] = _added_when_lower(data)
     return json.dumps(data, ensure_ascii=False)
 
 
@@ -145,6 +154,21 @@ def follow(settings: str, numbers: Mapping[int, int], rows: int) -> str:
     if isinstance(data, dict) and data.get("vocab_size") == rows:
         data["vocab_size"] = len(numbers)
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def _added_when_lower(data: _Json) -> list[_Json]:
+    """Return the added tokens that a lower-cased text can hold, found after lower-casing and not before.
+
+    Without this, "[CLS]" as text would stay special, and "<S>" would not become so. Tokens that only the list gives an id
+    stay, because the ids of others follow from it.
+    """
+    vocabulary = data.get("model", {}).get("vocab") or []
+    names = vocabulary if isinstance(vocabulary, dict) else {str(entry[0]) for entry in vocabulary}
+    return [
+        {**token, "normalized": True}
+        for token in data.get("added_tokens") or []
+        if token["normalized"] or token["content"] == token["content"].lower() or token["content"] not in names
+    ]
 
 
 def _walk(node: object, change: Callable[[int], int | None], key: str = "") -> object:
