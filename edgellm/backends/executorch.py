@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
+from edgellm.backends.constructs import converting, unsupported
 from edgellm.backends.trace import trace
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
@@ -37,15 +38,20 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         _quantize(module)
     _restate_layer_norms(module)
     program = trace(module, prepared)
-    edge = to_edge_transform_and_lower(
-        program,
-        partitioner=[XnnpackPartitioner()],
-        transform_passes=[RemoveNoopExpandCopyPass(), _infer_symbolic_size],
-        compile_config=EdgeCompileConfig(_check_ir_validity=False),
-    )
-    partitions, delegated, total = _delegation(edge.exported_program().graph_module)
-    config = ExecutorchBackendConfig(extract_delegate_segments=True, do_quant_fusion_and_const_prop=True)
-    buffer = edge.to_executorch(config).buffer
+    with converting("executorch", lambda: program, module):
+        edge = to_edge_transform_and_lower(
+            program,
+            partitioner=[XnnpackPartitioner()],
+            transform_passes=[RemoveNoopExpandCopyPass(), _infer_symbolic_size],
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        )
+        partitions, delegated, total = _delegation(edge.exported_program().graph_module)
+        config = ExecutorchBackendConfig(extract_delegate_segments=True, do_quant_fusion_and_const_prop=True)
+        manager = edge.to_executorch(config)
+    lacking = _without_kernel(manager.executorch_program)
+    if lacking:
+        raise unsupported("executorch", lacking, program, module)
+    buffer = manager.buffer
     name = f"model-{scheme}.pte"
     (folder / name).write_bytes(buffer)
     return Lowered(
@@ -144,6 +150,17 @@ def _delegation(graph_module: torch.fx.GraphModule) -> tuple[int, int, int]:
     if not partitions:
         raise EdgellmError("XNNPACK took no part of the graph, so everything would run on slow portable kernels.")
     return partitions, inside, inside + outside
+
+
+def _without_kernel(program: Any) -> list[str]:
+    """Return the ATen operators of an emitted program that the runtime has no kernel for, without namespace."""
+    from executorch.runtime import Runtime
+
+    known = Runtime.get().operator_registry.operator_names
+    named = [f"{item.name}.{item.overload}" if item.overload else item.name
+             for plan in program.execution_plan for item in plan.operators]  # fmt: skip
+    lacking = [name for name in named if name.startswith("aten::") and name not in known]
+    return [name.removeprefix("aten::").partition(".")[0] for name in lacking]
 
 
 def _is_operator(node: torch.fx.Node) -> bool:

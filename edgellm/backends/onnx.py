@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
 from edgellm.backends._tied import share, untie
+from edgellm.backends.constructs import converting
 from edgellm.backends.trace import trace
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
@@ -36,7 +37,10 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     import torch
 
     program = trace(prepared.module, prepared)
-    exported = torch.onnx.export(program, dynamo=True, opset_version=target.onnx.opset, verbose=False, optimize=True)
+    with converting("onnx", lambda: program, prepared.module):
+        exported = torch.onnx.export(
+            program, dynamo=True, opset_version=target.onnx.opset, verbose=False, optimize=True
+        )
     if exported is None:
         raise EdgellmError("torch.onnx.export returned nothing.")
     model = exported.model_proto

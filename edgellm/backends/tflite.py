@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edgellm.backends import Lowered, Prepared, contents_of
+from edgellm.backends.constructs import converting
 from edgellm.backends.trace import example, trace_static
 from edgellm.core.signature import InputSpec, Signature
 from edgellm.core.target import Target
@@ -31,7 +32,8 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         module = _Named(masked, prepared.output.name)
         converter = converter.signature(signature_name(tokens), module, None, feeds)
     plain = folder / "model-fp32.tflite"
-    converter.convert().export(str(plain))
+    with converting("tflite", lambda: trace_static(prepared.module, feeds), prepared.module):
+        converter.convert().export(str(plain))
     path = folder / f"model-{scheme}.tflite"
     if scheme != "fp32":
         _quantize(plain, scheme, path)

@@ -7,6 +7,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from edgellm.backends import MIN_TOKENS, Prepared
+from edgellm.backends.constructs import tracing
 
 _EXAMPLE_TOKENS = 12
 _LOWEST = -1e4
@@ -27,21 +28,31 @@ def example(prepared: Prepared, tokens: int, dtype: torch.dtype = torch.int64) -
 
 
 def trace(module: nn.Module, prepared: Prepared) -> ExportedProgram:
-    """Return the traced module with a dynamic length of MIN_TOKENS to max_tokens and a finite mask."""
+    """Return the traced module with a dynamic length of MIN_TOKENS to max_tokens and a finite mask.
+
+    Raises:
+        InputError: the model's code depends on the text or its length.
+
+    """
     longest = prepared.buckets[-1]
     feeds = example(prepared, min(_EXAMPLE_TOKENS, longest))
     tokens = Dim("tokens", min=MIN_TOKENS, max=longest)
     # The batch is 1 for good; only the length moves.
     shapes = {name: {1: tokens} for name in feeds}
-    with torch.no_grad():
+    with torch.no_grad(), tracing(module):
         program = torch.export.export(module, (), kwargs=feeds, dynamic_shapes=shapes, strict=False)
     clamp_constants(program)
     return program
 
 
 def trace_static(module: nn.Module, feeds: dict[str, torch.Tensor]) -> ExportedProgram:
-    """Return the module traced at the shapes of `feeds`, with a finite mask."""
-    with torch.no_grad():
+    """Return the module traced at the shapes of `feeds`, with a finite mask.
+
+    Raises:
+        InputError: the model's code depends on the text.
+
+    """
+    with torch.no_grad(), tracing(module):
         program = torch.export.export(module, (), kwargs=feeds, strict=False)
     clamp_constants(program)
     return program
