@@ -72,18 +72,20 @@ def converting(fmt: str, trace: Callable[[], ExportedProgram], module: nn.Module
         operators = _operators_in(error)
         if not operators:
             raise
-        raise unsupported(fmt, operators, program, module) from None
+        raise unsupported(fmt, operators, _reason(error), program, module) from None
 
 
-def unsupported(fmt: str, operators: list[str], program: ExportedProgram, module: nn.Module) -> InputError:
-    """Return the error for operators (names without namespace) that a format has no translation for."""
+def unsupported(
+    fmt: str, operators: Sequence[str], reason: str, program: ExportedProgram, module: nn.Module
+) -> InputError:
+    """Return the error for operators (names without namespace) that a format can't express, for a reason."""
     # What a converter names may only come out of a decomposition.
     stages = (lambda: program, program.run_decompositions)
     users = (user for stage in stages if (user := _user_of(operators, stage())))
     operator, place = next(users, (operators[0], ""))
     return InputError(
-        f"{fmt} has no operator for aten.{operator}, which {_name(module)} uses{place}.",
-        hint="Other formats may have one: name them with --format.",
+        f"{fmt} can't express aten.{operator}, which {_name(module)} uses{place}: {reason}.",
+        hint="Other formats may: name them with --format.",
     )
 
 

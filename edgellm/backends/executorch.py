@@ -50,7 +50,7 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         manager = edge.to_executorch(config)
     lacking = _without_kernel(manager.executorch_program)
     if lacking:
-        raise unsupported("executorch", lacking, program, module)
+        raise unsupported("executorch", lacking, "its runtime has no kernel for it", program, module)
     buffer = manager.buffer
     name = f"model-{scheme}.pte"
     (folder / name).write_bytes(buffer)

@@ -87,7 +87,9 @@ def test_an_operator_without_translation_is_named_with_its_module() -> None:
     program = traced("operator")
     with pytest.raises(InputError) as caught, converting("tflite", lambda: program, Wrapper("operator")):
         raise RuntimeError("Lowering not found: aten.erfinv.default")
-    assert str(caught.value).startswith("tflite has no operator for aten.erfinv, which Encoder uses in layer (Odd).")
+    assert str(caught.value).startswith(
+        "tflite can't express aten.erfinv, which Encoder uses in layer (Odd): Lowering not found"
+    )
 
 
 def test_an_operator_in_an_inner_exception_is_found() -> None:
@@ -96,7 +98,7 @@ def test_an_operator_in_an_inner_exception_is_found() -> None:
     error.__cause__ = inner
     program = traced("operator")
     with (
-        pytest.raises(InputError, match=r"onnx has no operator for aten\.erfinv"),
+        pytest.raises(InputError, match=r"onnx can't express aten\.erfinv"),
         converting("onnx", lambda: program, Wrapper("operator")),
     ):
         raise error
@@ -106,12 +108,14 @@ def test_an_operator_in_an_inner_exception_is_found() -> None:
 def test_an_operator_that_a_decomposition_brings_is_named_with_its_module() -> None:
     program = traced("composite")
     assert "_fft_r2c" not in str(program.graph)
-    error = unsupported("executorch", ["_fft_r2c"], program, Wrapper("composite"))
-    assert str(error).startswith("executorch has no operator for aten._fft_r2c, which Encoder uses in layer (Odd).")
+    error = unsupported("executorch", ["_fft_r2c"], "no kernel", program, Wrapper("composite"))
+    assert str(error).startswith(
+        "executorch can't express aten._fft_r2c, which Encoder uses in layer (Odd): no kernel."
+    )
 
 
 def test_of_several_operators_the_one_in_the_trace_is_named() -> None:
-    error = unsupported("executorch", ["nothing", "erfinv"], traced("operator"), Wrapper("operator"))
+    error = unsupported("executorch", ["nothing", "erfinv"], "no kernel", traced("operator"), Wrapper("operator"))
     assert "aten.erfinv" in str(error)
 
 
