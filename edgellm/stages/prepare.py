@@ -195,11 +195,9 @@ def _from_pretrained(source: SourceModel) -> nn.Module:
     import transformers
 
     assert source.folder is not None
-    auto = getattr(transformers, load_task(source.task).auto_class())
     try:
         config = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-        cls = auto._model_mapping[type(config)]
-        cls = cls[0] if isinstance(cls, (list, tuple)) else cls
+        cls = _class_of(config, source.task)
     except (KeyError, ValueError, OSError) as error:
         raise InputError(
             f"transformers {transformers.__version__} can't load {source.name} for {source.task}: {_first_line(error)}."
@@ -221,6 +219,34 @@ def _from_pretrained(source: SourceModel) -> nn.Module:
         )
     assert isinstance(model, nn.Module)
     return model
+
+
+def _class_of(config: Any, task: str) -> Any:
+    """Return transformers' class for a configuration and a task.
+
+    The auto class of a family with a decoder is the whole of it, whose last hidden state is the decoder's: what a
+    feature-extraction wants is its encoder, where transformers has that as a class.
+
+    Raises:
+        KeyError: there is none.
+        InputError: the encoder is not to be had without the decoder.
+
+    """
+    import transformers
+
+    own = str((config.architectures or [""])[0])
+    auto = load_task(task).auto_class()
+    if auto == "AutoModel" and (config.is_encoder_decoder or own.endswith("EncoderModel")):
+        whole = transformers.AutoModel._model_mapping[type(config)].__name__
+        cls = getattr(transformers, f"{whole.removesuffix('Model')}EncoderModel", None)
+        if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+            raise InputError(
+                f"{whole} has an encoder and a decoder, and transformers has no class for its encoder alone.",
+                hint="A function that returns the encoder can be built: package.module:function.",
+            )
+        return cls
+    cls = getattr(transformers, auto)._model_mapping[type(config)]
+    return cls[0] if isinstance(cls, (list, tuple)) else cls
 
 
 def _shapes(folder: str) -> dict[str, tuple[int, ...]]:
@@ -325,12 +351,14 @@ def _attention(
         query: [1, heads, tokens, head width]; key and value alike, with as many or fewer heads.
         attention_mask: added to the scores, [1 or heads, 1 or tokens, tokens].
         scaling: of the scores; the inverse root of the head width if None.
+        kwargs: a `position_bias` [1, heads, tokens, tokens] is added to the scores, as T5 has it.
 
     Returns:
         [1, tokens, heads, head width], and no weights.
 
     """
     _CALLS[0] += 1
+    bias = kwargs.pop("position_bias", None)
     extra = [name for name, item in kwargs.items() if isinstance(item, torch.Tensor)]
     if extra or kwargs.get("softcap") is not None:
         raise NotImplementedError(f"attention with {', '.join(extra) or 'softcap'}")
@@ -342,6 +370,8 @@ def _attention(
     k = key.reshape(heads, tokens, width)
     v = value.reshape(heads, tokens, width)
     scores = torch.bmm(q, k.transpose(1, 2))
+    if isinstance(bias, torch.Tensor):
+        scores = scores + bias[0]
     if attention_mask is not None:
         scores = scores + attention_mask
     mixed = torch.bmm(torch.softmax(scores, dim=-1), v)

@@ -76,7 +76,7 @@ def read_options(facts: Facts) -> TaskOptions:
 
 def output_spec(config: Mapping[str, object], options: TaskOptions) -> OutputSpec:
     """Return [1, width], or [1, tokens, width] without pooling."""
-    width = config.get("hidden_size") or config.get("dim") or config.get("d_model")
+    width = next((config[key] for key in ("hidden_size", "dim", "d_model", "emb_dim") if config.get(key)), None)
     if not isinstance(width, int):
         raise InputError("The model's configuration has no hidden_size.")
     shape = (1, TOKENS, width) if options.pooling == "none" else (1, width)

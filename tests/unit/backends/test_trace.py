@@ -127,10 +127,19 @@ def test_attention_in_three_dimensions_is_scaled_dot_product_attention(key_heads
     assert weights is None
 
 
-@pytest.mark.parametrize("extra", [{"position_bias": torch.zeros(1)}, {"softcap": 30.0}])
+def test_a_position_bias_is_added_to_the_scores() -> None:
+    torch.manual_seed(3)
+    query, key, value = (torch.randn(1, 2, 5, 8) for _ in range(3))
+    bias, mask = torch.randn(1, 2, 5, 5), torch.tensor([0.0, 0.0, 0.0, 0.0, -30.0]).expand(1, 1, 5)
+    ours, _ = _attention(nn.Identity(), query, key, value, mask, scaling=1.0, position_bias=bias)
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias + mask, scale=1.0)
+    torch.testing.assert_close(ours, expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("extra", [{"sinks": torch.zeros(1)}, {"softcap": 30.0}])
 def test_attention_that_ours_does_not_compute_is_refused(extra: dict[str, object]) -> None:
     q = torch.zeros(1, 1, 2, 4)
-    with pytest.raises(NotImplementedError, match=r"position_bias|softcap"):
+    with pytest.raises(NotImplementedError, match=r"sinks|softcap"):
         _attention(nn.Identity(), q, q, q, None, **extra)
 
 
