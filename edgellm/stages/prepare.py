@@ -5,6 +5,7 @@ compares them, padded, before anything is lowered.
 
 The rewrites:
 - attention in three dimensions (`bmm` over heads), which XNNPACK takes whole, instead of four;
+- convolutions over single tokens as linears, which is what quantizers know;
 - a finite additive mask. Hugging Face's masks padding with the lowest float; that one constant ruins whatever
   quantizes activations to 8 bits, while exp(-30) is 1e-13 already.
 """
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 
 from edgellm.errors import EdgellmError, InputError
+from edgellm.stages.pointwise import restate_pointwise
 from edgellm.stages.source import SourceModel
 from edgellm.tasks import load_task
 
@@ -73,6 +75,7 @@ def prepare(source: SourceModel) -> Rewritten:
     """Return the rewritten module. One whose attention can't be replaced keeps its own, and a note says so."""
     model = _load(source)
     reason = _replace_attention(model)
+    restate_pointwise(model)
     notes = (f"The attention was not rewritten ({reason}), which costs speed.",) if reason else ()
     return Rewritten(_wrap(source, model), not reason, notes)
 
