@@ -85,6 +85,9 @@ def ensure_faithful(
 ) -> float:
     """Return the largest difference between two modules over padded and unpadded feeds, relative to the outputs.
 
+    Padded, the prepared module has to give what the source gives unpadded, unless the source itself looks at padding
+    (see `padding_effect`): then what the source gives padded.
+
     Args:
         reference: the source.
         prepared: the same, rewritten.
@@ -100,12 +103,10 @@ def ensure_faithful(
     with torch.no_grad():
         for item in feeds:
             inputs = to_tensors(item)
-            tokens = inputs["input_ids"].shape[1]
-            padding = min(7, (longest or tokens + 7) - tokens)
-            padded = {name: nn.functional.pad(tensor, (0, padding)) for name, tensor in inputs.items()}
-            expected = reference(**inputs)
-            for candidate in (prepared(**inputs), prepared(**padded)):
-                difference = apart(expected, candidate[:, :tokens] if candidate.dim() == 3 else candidate)
+            padded = _padded(inputs, longest)
+            alone, beside = reference(**inputs), reference(**padded)
+            expected = alone if apart(alone, beside) <= TOLERANCE else beside
+            for difference in (apart(alone, prepared(**inputs)), apart(expected, prepared(**padded))):
                 worst = difference if not difference <= worst else worst  # max() would drop a NaN
     if not worst <= TOLERANCE:
         raise EdgellmError(
@@ -116,8 +117,35 @@ def ensure_faithful(
     return worst
 
 
+def padding_effect(reference: nn.Module, feeds: Sequence[Feeds], longest: int | None = None) -> float:
+    """Return how much padding changes a source's own answers, relative to them: 1e-6 or so where it masks padding.
+
+    Some architectures mix neighbouring tokens, padding among them (Fourier transforms, convolutions). Whether that is
+    too much for artifacts that pad is the gate's to say.
+    """
+    worst = 0.0
+    apart: Callable[..., float] = getattr(reference, "apart", _apart)
+    with torch.no_grad():
+        for item in feeds:
+            inputs = to_tensors(item)
+            worst = max(worst, apart(reference(**inputs), reference(**_padded(inputs, longest))))
+    return worst
+
+
+def _padded(inputs: dict[str, torch.Tensor], longest: int | None) -> dict[str, torch.Tensor]:
+    tokens = inputs["input_ids"].shape[1]
+    padding = min(7, (longest or tokens + 7) - tokens)
+    return {name: nn.functional.pad(tensor, (0, padding)) for name, tensor in inputs.items()}
+
+
 def _apart(expected: torch.Tensor, got: torch.Tensor) -> float:
-    """Return the largest difference of two outputs, relative to the largest of the first; a module may know better."""
+    """Return the largest difference relative to `expected`; of vectors per token, over those that both have.
+
+    A module whose outputs are no such numbers has an `apart` of its own.
+    """
+    if got.dim() == 3:
+        tokens = min(got.shape[1], expected.shape[1])
+        got, expected = got[:, :tokens], expected[:, :tokens]
     return float((got - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
 
 

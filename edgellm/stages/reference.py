@@ -20,7 +20,7 @@ from edgellm.runtime.bundle import GOLDEN, TOKENIZER, to_json
 from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.stages.parity import ensure_parity
-from edgellm.stages.prepare import Rewritten, ensure_faithful, prepare, reference
+from edgellm.stages.prepare import TOLERANCE, Rewritten, ensure_faithful, padding_effect, prepare, reference
 from edgellm.stages.produce import LABELLED
 from edgellm.stages.source import SourceModel
 from edgellm.stages.vocabulary import as_shipped
@@ -46,7 +46,7 @@ def write_reference(
     Returns:
         {"faithful": largest relative difference between prepared and source module,
          "tokenizer": on how many texts it was compared with transformers', how many by which class,
-         "notes": what could not be rewritten or compared}
+         "notes": what could not be rewritten or compared, and what the user should know of the model}
 
     Raises:
         GateError: the tokenizer that was written, or the prepared module, is not the source's.
@@ -81,10 +81,17 @@ def write_reference(
     rewritten = prepare(source)
     sample = checked[:: max(1, len(checked) // _FAITHFUL_CASES)]
     faithful = ensure_faithful(module, _as_lowered(rewritten, source, max_tokens), sample, max_tokens)
+    notes = [*parity.notes, *rewritten.notes]
+    effect = padding_effect(module, sample, max_tokens)
+    if not effect <= TOLERANCE:
+        notes.append(
+            f"The model itself answers differently (by up to {effect:.0e}, relative) when a text is padded, as artifacts of "
+            "fixed lengths pad."
+        )
     return {
         "faithful": faithful,
         "tokenizer": {"texts": parity.texts, "mismatches": len(parity.mismatches), "compared": parity.compared},
-        "notes": [*parity.notes, *rewritten.notes],
+        "notes": notes,
     }
 
 

@@ -12,7 +12,7 @@ from edgellm.backends.trace import MIN_TOKENS, clamp_constants, example, trace
 from edgellm.core.manifest import TaskOptions
 from edgellm.core.signature import InputSpec, OutputSpec
 from edgellm.errors import EdgellmError
-from edgellm.stages.prepare import _attention, ensure_faithful
+from edgellm.stages.prepare import _attention, ensure_faithful, padding_effect
 from edgellm.tasks import load_task
 
 LOWEST = torch.finfo(torch.float32).min
@@ -205,3 +205,16 @@ def test_a_prepared_module_that_looks_at_padding_is_refused() -> None:
     with pytest.raises(EdgellmError, match="a rewrite does not fit"):
         ensure_faithful(Shifted("none"), Careless(), FIVE)
     ensure_faithful(Shifted("none"), Careless(), FIVE, longest=5)  # where there is no room to pad, nothing pads
+
+
+def test_a_source_that_looks_at_padding_is_not_blamed_on_a_rewrite() -> None:
+    class Mixing(Vectors):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return super().forward(input_ids, attention_mask).mean(1)
+
+    assert ensure_faithful(Mixing(), Mixing(), FIVE) < 1e-6
+    with pytest.raises(EdgellmError, match="a rewrite does not fit"):
+        ensure_faithful(Mixing(), Shifted("none"), FIVE)
+    assert padding_effect(Mixing(), FIVE) > 0.1
+    assert padding_effect(Shifted("none"), FIVE) < 1e-6
+    assert padding_effect(Mixing(), FIVE, longest=5) == 0
