@@ -80,9 +80,9 @@ def unsupported(
 ) -> InputError:
     """Return the error for operators (names without namespace) that a format can't express, for a reason."""
     # What a converter names may only come out of a decomposition.
-    stages = (lambda: program, program.run_decompositions)
-    users = (user for stage in stages if (user := _user_of(operators, stage())))
-    operator, place = next(users, (operators[0], ""))
+    places = {**_places(program.run_decompositions()), **_places(program)}
+    operator = next((name for name in operators if name in places), operators[0])
+    place = places.get(operator, "")
     return InputError(
         f"{fmt} can't express aten.{operator}, which {_name(module)} uses{place}: {reason}.",
         hint="Other formats may: name them with --format.",
@@ -129,13 +129,13 @@ def _operators_in(error: BaseException) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _user_of(operators: Sequence[str], program: ExportedProgram) -> tuple[str, str] | None:
-    """Return the first of some operators that a program has, and the module it stands in; or None."""
+def _places(program: ExportedProgram) -> dict[str, str]:
+    """Return per operator of a program the module that it first stands in."""
     places: dict[str, str] = {}
     for node in program.graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             places.setdefault(node.target._schema.name.partition("::")[2], _place(node))
-    return next(((name, places[name]) for name in operators if name in places), None)
+    return places
 
 
 def _place(node: torch.fx.Node) -> str:

@@ -30,8 +30,12 @@ class _Pointwise(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens_first = x.transpose(1, 2)
-        parts = tokens_first.chunk(len(self.linears), dim=-1)
-        mixed = [linear(part) for linear, part in zip(self.linears, parts, strict=True)]
+        width = tokens_first.shape[2] // len(self.linears)
+        # Not chunk: litert-torch 0.10 can't translate a split into one part.
+        mixed = [
+            linear(tokens_first if len(self.linears) == 1 else tokens_first[:, :, i * width : (i + 1) * width])
+            for i, linear in enumerate(self.linears)
+        ]
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=-1)).transpose(1, 2)
 
 

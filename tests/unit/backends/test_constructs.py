@@ -13,6 +13,9 @@ from edgellm.backends.trace import trace
 from edgellm.core.signature import InputSpec, OutputSpec
 from edgellm.errors import EdgellmError, InputError
 
+# torch's own decomposition warns of torch's own classes.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
 INPUTS = (
     InputSpec("input_ids", "int64", (1, "tokens"), 20, 0),
     InputSpec("attention_mask", "int64", (1, "tokens"), 2, 0),
@@ -104,7 +107,6 @@ def test_an_operator_in_an_inner_exception_is_found() -> None:
         raise error
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_an_operator_that_a_decomposition_brings_is_named_with_its_module() -> None:
     program = traced("composite")
     assert "_fft_r2c" not in str(program.graph)
