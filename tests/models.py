@@ -17,12 +17,10 @@ In a process of its own, because transformers and torch warn when they are impor
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
@@ -30,10 +28,9 @@ from transformers import (
     BertModel,
     DebertaV2Config,
     DebertaV2Model,
-    PreTrainedTokenizerFast,
 )
 
-from edgellm.texts import default_texts
+from tests.vocabularies import write_wordpiece
 
 LABELS = {0: "calm", 1: "glad", 2: "sad"}
 CLASSIFIERS = {
@@ -49,7 +46,7 @@ PROBLEMS = {"several": "multi_label_classification", "stars": "regression"}
 def write(kind: str, folder: Path) -> None:
     """Write the model `kind` into `folder`."""
     torch.manual_seed(11)
-    size = write_tokenizer(folder, pieces=3000 if kind == "wordy" else 900)
+    size = write_wordpiece(folder, pieces=3000 if kind == "wordy" else 900).size
     config = BertConfig(
         vocab_size=size, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
         max_position_embeddings=64, pad_token_id=0,
@@ -81,32 +78,6 @@ def write(kind: str, folder: Path) -> None:
     if kind == "pruned":
         _prune(model)
     model.save_pretrained(folder)
-
-
-def write_tokenizer(folder: Path, pieces: int = 900) -> int:
-    """Write a WordPiece tokenizer trained on the project's own texts, padding and truncation baked in; return its size."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=pieces, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(default_texts("golden"), trainer)
-    ids = {name: tokenizer.token_to_id(name) for name in special}
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
-    tokenizer.enable_padding(length=32)
-    tokenizer.enable_truncation(32)
-    folder.mkdir(parents=True, exist_ok=True)
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return tokenizer.get_vocab_size()
 
 
 def _plant_outlier(model: BertModel) -> None:
