@@ -57,6 +57,8 @@ def test_a_device_with_one_engine(
     done = run([str(bin_ / "edgellm"), "targets"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "raspberry-pi-5" in done.stdout
+    done = run([str(bin_ / "edgellm"), "support"], tmp_path)
+    assert "MobileBERT" in done.stdout, done.stderr
 
     done = run([str(bin_ / "edgellm"), "run", str(demo_bundle.path), "From a clean machine", "--json"], tmp_path)
     assert done.returncode == 0, done.stderr
