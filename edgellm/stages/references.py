@@ -74,13 +74,13 @@ class Reference:
     def comparable(self, text: str) -> bool:
         """Return whether Python and the tokenizers library have the same rules for `text`.
 
-        Python knows the Unicode of its own version; newer letters are none to it. Its BERT ends words in ς where the
-        library writes σ, and composes what it does not lower-case (NFC). Whether special tokens with invisible characters
-        inside are found depends on what comes first.
+        Each knows the Unicode of its own version. Python's BERT ends words in ς where the library writes σ, and composes
+        what it does not lower-case (NFC). Whether special tokens with invisible characters inside are found depends on
+        what comes first.
         """
         if not (self.python or self.lowercase):
             return True
-        if any(unicodedata.category(c) == "Cn" for c in text):
+        if any(unicodedata.category(c) == "Cn" or (self.python and _unsettled(c)) for c in text):
             return False
         text = text.lower() if self.lowercase else text
         seen = "".join(c for c in text if c.isspace() or not unicodedata.category(c).startswith("C"))
@@ -105,6 +105,12 @@ class Reference:
 
     def _cased(self, texts: Sequence[str]) -> list[str]:
         return [text.lower() for text in texts] if self.lowercase else list(texts)
+
+
+def _unsettled(c: str) -> bool:
+    """Return whether a character is young, and splits words or changes in normalization: the library's tables are older."""
+    young = unicodedata.ucd_3_2_0.category(c) == "Cn"
+    return young and (unicodedata.category(c)[0] in "PM" or bool(unicodedata.decomposition(c)))
 
 
 def load_references(source: SourceModel) -> tuple[list[Reference], tuple[str, ...]]:
