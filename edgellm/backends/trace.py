@@ -12,6 +12,7 @@ from edgellm.backends.constructs import tracing
 _EXAMPLE_TOKENS = 12
 _LOWEST = -1e4
 _FINITE_MASK = -30.0
+_ASSERTIONS = ("aten._assert_scalar", "aten.sym_constrain_range", "aten.item", "aten._local_scalar_dense")
 
 
 def example(prepared: Prepared, tokens: int, dtype: torch.dtype = torch.int64) -> dict[str, torch.Tensor]:
@@ -46,7 +47,7 @@ def trace(module: nn.Module, prepared: Prepared) -> ExportedProgram:
 
 
 def trace_static(module: nn.Module, feeds: dict[str, torch.Tensor]) -> ExportedProgram:
-    """Return the module traced at the shapes of `feeds`, with a finite mask.
+    """Return the module traced at the shapes of `feeds`, with a finite mask and without the model's own assertions.
 
     Raises:
         InputError: the model's code depends on the text.
@@ -54,8 +55,26 @@ def trace_static(module: nn.Module, feeds: dict[str, torch.Tensor]) -> ExportedP
     """
     with torch.no_grad(), tracing(module):
         program = torch.export.export(module, (), kwargs=feeds, strict=False)
+    drop_assertions(program)
     clamp_constants(program)
     return program
+
+
+def drop_assertions(program: ExportedProgram) -> int:
+    """Remove assertions about the text in place, and return how many nodes went.
+
+    They compute nothing, but read numbers out of tensors (`aten.item`), which no graph format has.
+    """
+    removed = 0
+    for node in reversed(program.graph.nodes):
+        target = str(node.target)
+        of_assertion = target.startswith(_ASSERTIONS) or getattr(node.target, "__module__", "") == "_operator"
+        if node.op == "call_function" and not node.users and of_assertion:
+            program.graph.erase_node(node)
+            removed += 1
+    if removed:
+        program.graph_module.recompile()
+    return removed
 
 
 def clamp_constants(program: ExportedProgram) -> int:

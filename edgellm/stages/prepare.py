@@ -390,7 +390,8 @@ def _attention(
     """
     _CALLS[0] += 1
     bias = kwargs.pop("position_bias", None)
-    extra = [name for name, item in kwargs.items() if isinstance(item, torch.Tensor)]
+    # Positions are in the queries and keys already; who takes them here looks for texts packed into one row.
+    extra = [name for name, item in kwargs.items() if isinstance(item, torch.Tensor) and name != "position_ids"]
     if extra or kwargs.get("softcap") is not None:
         raise NotImplementedError(f"attention with {', '.join(extra) or 'softcap'}")
     _, heads, tokens, width = query.shape

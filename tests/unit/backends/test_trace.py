@@ -8,7 +8,7 @@ from torch import nn
 
 from edgellm.backends import Prepared
 from edgellm.backends.executorch import _LayerNorm, _restate_layer_norms
-from edgellm.backends.trace import MIN_TOKENS, clamp_constants, example, trace
+from edgellm.backends.trace import MIN_TOKENS, clamp_constants, example, trace, trace_static
 from edgellm.core.manifest import TaskOptions
 from edgellm.core.signature import InputSpec, OutputSpec
 from edgellm.errors import EdgellmError
@@ -73,6 +73,23 @@ def test_masks_become_finite_and_answers_stay(how: str) -> None:
     bounds = [a for n in program.graph.nodes if "clamp" in str(n.target) for a in n.args if isinstance(a, float)]
     assert -1e9 in bounds
     assert clamp_constants(program) == 0  # nothing is left to do
+
+
+def test_assertions_about_the_text_leave_the_static_trace_and_answers_stay() -> None:
+    class Asserting(Masked):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            longest = attention_mask.sum(1).max().item()
+            torch._check(longest <= input_ids.shape[1])  # what torch.export makes of an assert
+            return super().forward(input_ids, attention_mask)
+
+    module = Asserting("masked_fill").eval()
+    with torch.no_grad():
+        whole = torch.export.export(module, (), kwargs=FEEDS, strict=False)
+    assert "aten.item" in str(whole.graph)
+    program = trace_static(module, FEEDS)
+    assert not any(name in str(program.graph) for name in ("aten.item", "_assert_scalar", "operator."))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(**FEEDS), module(**FEEDS), atol=1e-6, rtol=1e-6)
 
 
 def test_a_module_without_masks_is_not_touched() -> None:
