@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from edgellm.core.manifest import TaskOptions
-from edgellm.errors import InputError
+from edgellm.errors import InputError, MissingDependencyError
 from edgellm.stages.rows import read_placed
 from edgellm.tasks import Example, Task
 
@@ -17,9 +18,14 @@ def read_examples(path: Path, task: Task, options: TaskOptions) -> list[Example]
 
     Raises:
         InputError: it can't be read, or a row does not fit the task or has an empty text; the message names the line.
-        MissingDependencyError: it is a dataset, and datasets is not installed.
+        MissingDependencyError: a library that scores the task, or reads a dataset, is not installed.
 
     """
+    for library in task.LIBRARIES:
+        if importlib.util.find_spec(library) is None:
+            raise MissingDependencyError(
+                f"Scoring labelled data needs {library}.", hint="Install it with: pip install 'edgellm[eval]'"
+            )
     examples: list[Example] = []
     for place, row in read_placed(path):
         try:

@@ -80,6 +80,8 @@ class Task(Protocol):
     """Whether long texts are read in overlapping windows; where not, they are cut."""
     COLUMNS: str
     """The columns of a row of labelled data, for people."""
+    LIBRARIES: tuple[str, ...]
+    """Modules that scoring labelled data imports; all are in the `eval` extra."""
     right: Callable[[object, object], bool] | None
     """Whether a prediction is right, from gold and prediction; None where it is not right or wrong but near or far."""
 

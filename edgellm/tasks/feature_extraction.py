@@ -27,6 +27,7 @@ GOLDEN_CASES = 96
 ARCHITECTURES = ("Model",)
 WINDOWS = False
 COLUMNS = "text, text_pair, and score, which is larger the nearer the two are"
+LIBRARIES = ("scipy",)
 OUTPUT = "embedding"
 POOLINGS = ("mean", "cls", "none")
 

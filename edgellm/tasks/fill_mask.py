@@ -31,6 +31,7 @@ GOLDEN_CASES = 288
 ARCHITECTURES = ("ForMaskedLM",)
 WINDOWS = False
 COLUMNS = "text, with the mask once, and label, the token that is missing, as the tokenizer writes it"
+LIBRARIES = ("sklearn", "scipy")
 OUTPUT = "predictions"
 SLOTS = 4
 """Masks at most in a text."""

@@ -34,6 +34,7 @@ GOLDEN_CASES = 288
 ARCHITECTURES = ("ForQuestionAnswering",)
 WINDOWS = True
 COLUMNS = "question, context, answers; answers is a text, a list of texts or SQuAD's object, and empty for no answer"
+LIBRARIES = ("torchmetrics", "scipy")
 OUTPUT = "logits"
 
 _QUESTIONS = (

@@ -25,6 +25,7 @@ GOLDEN_CASES = 288
 ARCHITECTURES = ()
 WINDOWS = False
 COLUMNS = "source_sentence, sentences (a list) and relevance (a list of numbers); or text, text_pair and score"
+LIBRARIES = ("sklearn", "scipy")
 OUTPUT = _classifier.LOGITS
 
 output_spec = _classifier.logits_spec

@@ -22,6 +22,7 @@ GOLDEN_CASES = 288
 ARCHITECTURES = ("ForSequenceClassification",)
 WINDOWS = False
 COLUMNS = "text, label, and text_pair for pairs; several labels are a list, or separated by commas"
+LIBRARIES = ("sklearn", "scipy")
 OUTPUT = _classifier.LOGITS
 
 output_spec = _classifier.logits_spec

@@ -35,6 +35,7 @@ GOLDEN_CASES = 288
 ARCHITECTURES = ("ForTokenClassification",)
 WINDOWS = True
 COLUMNS = "tokens, a list of words, and tags, a list with the label of each; or both as texts, with spaces between"
+LIBRARIES = ("seqeval", "sklearn", "scipy")
 OUTPUT = _classifier.LOGITS
 
 wrap = _classifier.wrap_logits

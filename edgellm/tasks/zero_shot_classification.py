@@ -24,6 +24,7 @@ GOLDEN_CASES = 288
 ARCHITECTURES = ()
 WINDOWS = False
 COLUMNS = "text, candidate_labels (a list, or separated by commas), and label"
+LIBRARIES = ("sklearn", "scipy")
 OUTPUT = _classifier.LOGITS
 TEMPLATE = "This example is {}."
 GOLDEN_LABELS = ("weather", "food", "a question")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from edgellm.core.manifest import TaskOptions
-from edgellm.errors import InputError
+from edgellm.errors import InputError, MissingDependencyError
 from edgellm.stages.examples import read_examples
 from edgellm.tasks import Example, load_task
 
@@ -63,3 +64,14 @@ def test_labels_of_two_kinds_are_refused(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(InputError, match="line 2 is of another kind than the first"):
         read_examples(path, load_task("sentence-similarity"), TaskOptions(labels=("score",), scores="sigmoid"))
+
+
+def test_a_library_that_scores_is_asked_for_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "eval.tsv"
+    path.write_text(KINDS["tsv"].format("a lamp", "bad"))
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "scipy" else real(name, *a))
+    with pytest.raises(MissingDependencyError, match=r"needs scipy\. Install it with: pip install 'edgellm\[eval\]'"):
+        read_examples(path, TASK, OPTIONS)
