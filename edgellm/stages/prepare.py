@@ -332,7 +332,7 @@ def _replace_attention(model: nn.Module) -> str:
             ids = torch.ones((1, 5), dtype=torch.long)
             with torch.no_grad():
                 model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         model.set_attn_implementation("eager")
         return _first_line(error)
     return ""
@@ -380,7 +380,8 @@ def _attention(
     Args:
         module: the attention layer; unused.
         query: [1, heads, tokens, head width]; key and value alike, with as many or fewer heads.
-        attention_mask: added to the scores, [1 or heads, 1 or tokens, tokens].
+        attention_mask: added to the scores, [1 or heads, 1 or tokens, tokens]; with a batch of 1 before that, where the
+            model made it.
         scaling: of the scores; the inverse root of the head width if None.
         kwargs: a `position_bias` [1, heads, tokens, tokens] is added to the scores, as T5 has it.
 
@@ -404,6 +405,8 @@ def _attention(
     scores = torch.bmm(q, k.transpose(1, 2))
     if isinstance(bias, torch.Tensor):
         scores = scores + bias[0]
+    if attention_mask is not None and attention_mask.dim() == 4:
+        attention_mask = attention_mask[0].clamp(min=MASKED)  # made by the model itself, with the lowest float
     if attention_mask is not None:
         scores = scores + attention_mask
     mixed = torch.bmm(torch.softmax(scores, dim=-1), v)

@@ -144,6 +144,17 @@ def test_attention_in_three_dimensions_is_scaled_dot_product_attention(key_heads
     assert weights is None
 
 
+def test_a_mask_that_the_model_made_itself_is_made_finite() -> None:
+    torch.manual_seed(3)
+    query, key, value = (torch.randn(1, 2, 5, 8) for _ in range(3))
+    mask = torch.tensor([0.0, 0.0, 0.0, LOWEST, LOWEST]).reshape(1, 1, 1, 5)
+    ours, _ = _attention(nn.Identity(), query, key, value, mask)
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(ours, expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
+    nothing, _ = _attention(nn.Identity(), query, key, value, torch.full((1, 1, 1, 5), LOWEST))
+    assert bool(torch.isfinite(nothing).all())
+
+
 def test_a_position_bias_is_added_to_the_scores() -> None:
     torch.manual_seed(3)
     query, key, value = (torch.randn(1, 2, 5, 8) for _ in range(3))
