@@ -80,7 +80,7 @@ LISTED = (
         **_BERT, "embedding_size": 32, "intra_bottleneck_size": 32, "num_feedforward_networks": 2}),
     Architecture("MPNet", "MPNetModel", "wordpiece-fairseq", _OFFSET),
     Architecture("DeBERTa-v2/v3", "DebertaV2Model", "unigram-typed", {
-        **_BERT, "relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"],
+        **_BERT, "relative_attention": True, "position_buckets": 64, "pos_att_type": ["p2c", "c2p"],
         "norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False}),
     Architecture("ModernBERT", "ModernBertModel", "bpe", {
         **_BERT, "num_hidden_layers": 3, "local_attention": 16}),
@@ -143,6 +143,9 @@ def write(row: Architecture, folder: Path) -> None:
         for parameter in model.parameters():
             if parameter.dim() >= 2:
                 parameter.normal_(0, DEVIATION)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0  # as training leaves it; MobileBERT reads the neighbour's
     model.save_pretrained(folder)
 
 
@@ -183,7 +186,8 @@ def _build(folder: Path, formats: Sequence[str]) -> tuple[dict[str, Any] | None,
         command += ["--scheme", SCHEME, "--min-agreement", str(GATE), "--no-cache", "--json", "--out", f"{out}/bundle"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            return None, done.stderr.strip().removeprefix("edgellm: ").replace(str(folder), folder.name)
+            said = done.stderr.strip().removeprefix("edgellm: ").replace(str(folder), folder.name)
+            return None, said.partition(" The log has the details")[0]
         manifest: dict[str, Any] = json.loads(done.stdout)["manifest"]
         return manifest, ""
 

@@ -15,16 +15,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
 from edgellm.backends.constructs import converting, unsupported
-from edgellm.backends.trace import trace
+from edgellm.backends.trace import example, trace
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
 
 _MIN_ROWS = 64
 """Embedding tables with fewer rows stay fp32: nothing to save."""
+
+
+_QUANTIZING = "quant|choose_qparams|access_subclass|zeros|ones|full"
+"""Operators of torchao's quantized weights and of what makes their zero points: fusing looks for them as they are."""
 
 
 def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
@@ -35,9 +40,9 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
 
     module = prepared.module
     if scheme == "int8-dynamic":
-        _quantize(module)
+        _quantize(module, example(prepared, MIN_TOKENS))
     _restate_layer_norms(module)
-    program = trace(module, prepared)
+    program = _folded(trace(module, prepared))
     with converting("executorch", lambda: program, module):
         edge = to_edge_transform_and_lower(
             program,
@@ -65,12 +70,16 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     )
 
 
-def _quantize(module: nn.Module) -> None:
-    """Quantize in place: linears to int8 per channel with dynamic 8-bit activations, embeddings to int8 per row."""
+def _quantize(module: nn.Module, feeds: dict[str, torch.Tensor]) -> None:
+    """Quantize in place: linears to int8 per channel with dynamic 8-bit activations, embeddings to int8 per row.
+
+    A table that the model computes with, instead of looking rows up (DeBERTa's relative positions), stays fp32.
+    """
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig, quantize_
     from torchao.quantization.granularity import PerAxis
 
     quantize_(module, Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0)))
+    looked_up = _looked_up(module, feeds)
     for table in module.modules():
         if isinstance(table, nn.Embedding):
             # A padding index keeps the int8 lookup from being fused ("Missing out variants: dequantize_affine").
@@ -78,8 +87,23 @@ def _quantize(module: nn.Module) -> None:
     quantize_(
         module,
         IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)),
-        lambda child, name: isinstance(child, nn.Embedding) and child.num_embeddings >= _MIN_ROWS,
+        lambda child, name: child in looked_up and child.num_embeddings >= _MIN_ROWS,
     )
+
+
+def _looked_up(module: nn.Module, feeds: dict[str, torch.Tensor]) -> set[nn.Module]:
+    """Return the embeddings that a forward pass calls."""
+    called: set[nn.Module] = set()
+    hooks = [
+        table.register_forward_hook(lambda table, args, output: called.add(table))
+        for table in module.modules()
+        if isinstance(table, nn.Embedding)
+    ]
+    with torch.no_grad():
+        module(**feeds)
+    for hook in hooks:
+        hook.remove()
+    return called
 
 
 class _LayerNorm(nn.Module):
@@ -109,6 +133,18 @@ def _restate_layer_norms(module: nn.Module) -> None:
             setattr(module, name, _LayerNorm(child))
         else:
             _restate_layer_norms(child)
+
+
+def _folded(program: ExportedProgram) -> ExportedProgram:
+    """Return the program with what only depends on constants computed, but weights left quantized.
+
+    A partition of constants alone (DeBERTa normalizes its table of relative positions) is refused by XNNPACK.
+    """
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
+
+    targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    kept = {target for target in targets if re.search(_QUANTIZING, str(target))}
+    return constant_prop_pass(program, custom_skip_targets=kept)
 
 
 def _infer_symbolic_size(graph_module: torch.fx.GraphModule) -> Any:
@@ -174,8 +210,8 @@ def _tables(module: nn.Module, scheme: str) -> dict[str, int]:
     tables = linears = 0
     for child in module.modules():
         if isinstance(child, nn.Embedding):
-            small = child.num_embeddings < _MIN_ROWS
-            tables += child.num_embeddings * child.embedding_dim * (1 if int8 and not small else 4)
+            quantized = type(child.weight) is not nn.Parameter
+            tables += child.num_embeddings * child.embedding_dim * (1 if quantized else 4)
         elif isinstance(child, nn.Linear):
             linears += child.in_features * child.out_features * (1 if int8 else 4)
     return {"embedding tables": tables, "matmul weights": linears}

@@ -44,7 +44,8 @@ def main() -> int:
     except Exception as error:  # converters raise anything; the log has the traceback
         traceback.print_exc()
         first = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
-        failed = EdgellmError(f"{job['kind']} failed with {type(error).__name__}: {first}.")
+        what = " ".join(name for name in (job["kind"], job.get("format")) if name)
+        failed = EdgellmError(f"{what} failed with {type(error).__name__}: {first}.")
         result = {"error": to_wire(failed)}
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(result), encoding="utf-8")

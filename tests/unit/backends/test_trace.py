@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgellm.backends import Prepared
-from edgellm.backends.executorch import _LayerNorm, _restate_layer_norms
+from edgellm.backends.executorch import _LayerNorm, _looked_up, _restate_layer_norms
 from edgellm.backends.trace import MIN_TOKENS, clamp_constants, example, trace, trace_static
 from edgellm.core.manifest import TaskOptions
 from edgellm.core.signature import InputSpec, OutputSpec
@@ -110,6 +110,21 @@ def test_a_trace_takes_every_length_and_has_seen_padding() -> None:
     feeds = example(prepared(module), 12)
     assert feeds["attention_mask"].sum() == 9
     assert int(feeds["input_ids"].max()) < 20
+
+
+def test_a_table_that_is_computed_with_is_not_among_those_that_are_looked_up() -> None:
+    class Relative(Vectors):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Embedding(64, 8)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = super().forward(input_ids, attention_mask) @ self.positions.weight.T
+            return out
+
+    module = Relative()
+    assert _looked_up(module, FEEDS) == {module.table}
+    assert not module.table._forward_hooks
 
 
 @pytest.mark.parametrize("affine", [True, False])
