@@ -31,7 +31,7 @@ from edgellm.stages.prepare import prepare
 from edgellm.stages.source import SourceModel, default_model, read_source
 from edgellm.targets import load_target
 from edgellm.texts import default_texts
-from tests.models import write_tokenizer
+from tests.vocabularies import write_wordpiece
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "misc")
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -67,7 +67,7 @@ def _on_minilm(head: str, folder: Path) -> transformers.PreTrainedModel:
 def _small(head: str, base: str, folder: Path) -> transformers.PreTrainedModel:
     if base == "wordpiece":
         common = {
-            "vocab_size": write_tokenizer(folder),
+            "vocab_size": write_wordpiece(folder, 900).size,
             "max_position_embeddings": 64,
             "num_labels": len(LABELS),
             **SIZES,
