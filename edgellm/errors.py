@@ -124,3 +124,8 @@ def unknown(kind: str, name: str, choices: Iterable[str], *, hint: str = "") -> 
 
 def _rebuild(cls: type[EdgellmError], args: tuple[str, ...], hint: str) -> EdgellmError:
     return cls(*args, hint=hint)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what another library's exception says, short enough to be part of a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")

@@ -16,7 +16,7 @@ from typing import Any
 
 from edgellm.core import strict
 from edgellm.core.target import Target
-from edgellm.errors import EdgellmError, InputError, MissingDependencyError, to_wire
+from edgellm.errors import EdgellmError, InputError, MissingDependencyError, first_line, to_wire
 from edgellm.stages.source import SourceModel
 
 
@@ -43,9 +43,8 @@ def main() -> int:
         result = {"os_error": {"errno": error.errno, "message": str(error)}}
     except Exception as error:  # converters raise anything; the log has the traceback
         traceback.print_exc()
-        first = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
         what = " ".join(name for name in (job["kind"], job.get("format")) if name)
-        failed = EdgellmError(f"{what} failed with {type(error).__name__}: {first}.")
+        failed = EdgellmError(f"{what} failed with {type(error).__name__}: {first_line(error)}.")
         result = {"error": to_wire(failed)}
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(result), encoding="utf-8")
@@ -55,7 +54,7 @@ def main() -> int:
 
 def _run(job: dict[str, Any], folder: Path) -> object:
     if job["kind"] == "describe":
-        from edgellm.stages.prepare import describe_factory
+        from edgellm.stages.load import describe_factory
 
         return describe_factory(job["factory"])
     import torch

@@ -17,7 +17,8 @@ from edgellm.runtime.bundle import TOKENIZER
 from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.stages.equalize import equalize
-from edgellm.stages.prepare import Rewritten, ensure_faithful, prepare, to_tensors
+from edgellm.stages.faithful import ensure_faithful, to_tensors
+from edgellm.stages.prepare import Rewritten, prepare
 from edgellm.stages.reference import write_tokenizer
 from edgellm.stages.source import SourceModel
 from edgellm.tasks import load_task

@@ -19,8 +19,9 @@ from edgellm.core.signature import Feeds, Outputs, Signature
 from edgellm.runtime.bundle import GOLDEN, TOKENIZER, to_json
 from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
+from edgellm.stages.faithful import ensure_faithful
 from edgellm.stages.parity import ensure_parity
-from edgellm.stages.prepare import TOLERANCE, Rewritten, ensure_faithful, padding_effect, prepare, reference
+from edgellm.stages.prepare import Rewritten, prepare, reference
 from edgellm.stages.produce import LABELLED
 from edgellm.stages.source import SourceModel
 from edgellm.stages.vocabulary import as_shipped
@@ -82,14 +83,13 @@ def write_reference(
     sample = checked[:: max(1, len(checked) // _FAITHFUL_CASES)]
     faithful = ensure_faithful(module, _as_lowered(rewritten, source, max_tokens), sample, max_tokens)
     notes = [*parity.notes, *rewritten.notes]
-    effect = padding_effect(module, sample, max_tokens)
-    if not effect <= TOLERANCE:
+    if faithful.looks_at_padding:
         notes.append(
-            f"The model itself answers differently (by up to {effect:.0e}, relative) when a text is padded, as artifacts of "
-            "fixed lengths pad."
+            f"The model itself answers differently (by up to {faithful.padding:.0e}, relative) when a text is padded, "
+            "as artifacts of fixed lengths pad."
         )
     return {
-        "faithful": faithful,
+        "faithful": faithful.rewritten,
         "tokenizer": {"texts": parity.texts, "mismatches": len(parity.mismatches), "compared": parity.compared},
         "notes": notes,
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgellm.errors import first_line
 from edgellm.runtime.bundle import sha256_file
 from edgellm.stages.source import SourceModel
 
@@ -123,10 +124,9 @@ def load_references(source: SourceModel) -> tuple[list[Reference], tuple[str, ..
         try:
             tokenizer = _auto(path.parent)
         except Exception as error:  # transformers raises anything
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
             notes.append(
                 "transformers does not load the source's tokenizer, so that the bundle's was compared with tokenizer.json "
-                f"alone: {reason}."
+                f"alone: {first_line(error)}."
             )
     if tokenizer is None:  # nothing but tokenizer.json says what the tokenizer is
         from transformers import PreTrainedTokenizerFast

@@ -21,7 +21,8 @@ from edgellm.errors import EdgellmError, InputError
 from edgellm.runtime.bundle import TOKENIZER
 from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
-from edgellm.stages.prepare import reference, to_tensors
+from edgellm.stages.faithful import to_tensors
+from edgellm.stages.prepare import reference
 from edgellm.stages.source import SourceModel, positions_follow_padding
 from edgellm.stages.tables import cut_weights, tables
 from edgellm.stages.trimmed import MODEL, Cut

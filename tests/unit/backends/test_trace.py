@@ -12,7 +12,8 @@ from edgellm.backends.trace import MIN_TOKENS, clamp_constants, example, trace, 
 from edgellm.core.manifest import TaskOptions
 from edgellm.core.signature import InputSpec, OutputSpec
 from edgellm.errors import EdgellmError
-from edgellm.stages.prepare import _attention, ensure_faithful, padding_effect
+from edgellm.stages.attention import attention
+from edgellm.stages.faithful import ensure_faithful
 from edgellm.tasks import load_task
 
 LOWEST = torch.finfo(torch.float32).min
@@ -152,7 +153,7 @@ def test_attention_in_three_dimensions_is_scaled_dot_product_attention(key_heads
     torch.manual_seed(3)
     query, key, value = (torch.randn(1, n, 5, 8) for n in (4, key_heads, key_heads))
     mask = torch.tensor([0.0, 0.0, 0.0, -30.0, -30.0]).expand(1, 1, 5) if masked else None
-    ours, weights = _attention(nn.Identity(), query, key, value, mask)
+    ours, weights = attention(nn.Identity(), query, key, value, mask)
     repeated = (t.repeat_interleave(4 // key_heads, dim=1) for t in (key, value))
     expected = nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask)
     torch.testing.assert_close(ours, expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
@@ -163,10 +164,10 @@ def test_a_mask_that_the_model_made_itself_is_made_finite() -> None:
     torch.manual_seed(3)
     query, key, value = (torch.randn(1, 2, 5, 8) for _ in range(3))
     mask = torch.tensor([0.0, 0.0, 0.0, LOWEST, LOWEST]).reshape(1, 1, 1, 5)
-    ours, _ = _attention(nn.Identity(), query, key, value, mask)
+    ours, _ = attention(nn.Identity(), query, key, value, mask)
     expected = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     torch.testing.assert_close(ours, expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
-    nothing, _ = _attention(nn.Identity(), query, key, value, torch.full((1, 1, 1, 5), LOWEST))
+    nothing, _ = attention(nn.Identity(), query, key, value, torch.full((1, 1, 1, 5), LOWEST))
     assert bool(torch.isfinite(nothing).all())
 
 
@@ -174,7 +175,7 @@ def test_a_position_bias_is_added_to_the_scores() -> None:
     torch.manual_seed(3)
     query, key, value = (torch.randn(1, 2, 5, 8) for _ in range(3))
     bias, mask = torch.randn(1, 2, 5, 5), torch.tensor([0.0, 0.0, 0.0, 0.0, -30.0]).expand(1, 1, 5)
-    ours, _ = _attention(nn.Identity(), query, key, value, mask, scaling=1.0, position_bias=bias)
+    ours, _ = attention(nn.Identity(), query, key, value, mask, scaling=1.0, position_bias=bias)
     expected = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias + mask, scale=1.0)
     torch.testing.assert_close(ours, expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
 
@@ -183,7 +184,7 @@ def test_a_position_bias_is_added_to_the_scores() -> None:
 def test_attention_that_ours_does_not_compute_is_refused(extra: dict[str, object]) -> None:
     q = torch.zeros(1, 1, 2, 4)
     with pytest.raises(NotImplementedError, match=r"sinks|softcap"):
-        _attention(nn.Identity(), q, q, q, None, **extra)
+        attention(nn.Identity(), q, q, q, None, **extra)
 
 
 class Vectors(nn.Module):
@@ -235,7 +236,7 @@ FIVE = [{name: tensor[:, :5].numpy() for name, tensor in FEEDS.items()}]
 @pytest.mark.parametrize("fault", ["off by a thousandth", "not a number"])
 def test_a_prepared_module_that_computes_something_else_is_refused(fault: str) -> None:
     right = Shifted("none")
-    assert ensure_faithful(right, right, FIVE) < 1e-6
+    assert ensure_faithful(right, right, FIVE).rewritten < 1e-6
     with pytest.raises(EdgellmError, match="a rewrite does not fit"):
         ensure_faithful(right, Shifted(fault), FIVE)
 
@@ -255,9 +256,13 @@ def test_a_source_that_looks_at_padding_is_not_blamed_on_a_rewrite() -> None:
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return super().forward(input_ids, attention_mask).mean(1)
 
-    assert ensure_faithful(Mixing(), Mixing(), FIVE) < 1e-6
+    found = ensure_faithful(Mixing(), Mixing(), FIVE)
+    assert found.rewritten < 1e-6
+    assert found.padding > 0.1
+    assert found.looks_at_padding
     with pytest.raises(EdgellmError, match="a rewrite does not fit"):
         ensure_faithful(Mixing(), Shifted("none"), FIVE)
-    assert padding_effect(Mixing(), FIVE) > 0.1
-    assert padding_effect(Shifted("none"), FIVE) < 1e-6
-    assert padding_effect(Mixing(), FIVE, longest=5) == 0
+    masked = ensure_faithful(Shifted("none"), Shifted("none"), FIVE)
+    assert masked.padding < 1e-6
+    assert not masked.looks_at_padding
+    assert ensure_faithful(Mixing(), Mixing(), FIVE, longest=5).padding == 0

@@ -23,7 +23,7 @@ from edgellm.stages.jobs import Job, run_jobs, slots
 
 PLANT = """
 import sys, types
-prepare = types.ModuleType("edgellm.stages.prepare")
+prepare = types.ModuleType("edgellm.stages.load")
 def describe_factory(factory):
     import os, time, errno
     from edgellm.errors import InputError, EdgellmError
@@ -33,7 +33,7 @@ def fail(error):
     raise error
 prepare.describe_factory, prepare.fail = describe_factory, fail
 describe_factory.__globals__["fail"] = fail
-sys.modules["edgellm.stages.prepare"] = prepare
+sys.modules["edgellm.stages.load"] = prepare
 """
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgellm.errors import EdgellmError, InputError
-from edgellm.stages.prepare import ensure_faithful
+from edgellm.stages.faithful import ensure_faithful
 from edgellm.tasks._torch import Filled
 
 MASK, ROWS, WIDTH, SLOTS, TOP = 4, 40, 8, 3, 5
@@ -111,7 +111,7 @@ def test_a_prepared_model_that_fills_otherwise_is_noticed(change: str) -> None:
     _, ours = filled()
     _, other = filled()
     items = [{name: value.numpy() for name, value in feeds(1, MASK, 2, MASK).items()}]
-    assert ensure_faithful(ours, other, items) < 1e-6
+    assert ensure_faithful(ours, other, items).rewritten < 1e-6
 
     def changed(**inputs: torch.Tensor) -> torch.Tensor:
         rows = other(**inputs)
