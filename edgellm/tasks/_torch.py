@@ -19,21 +19,12 @@ def _field(output: object, name: str) -> torch.Tensor:
     return tensor
 
 
-def _call(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None) -> object:
-    """Call the model with the inputs that it takes."""
-    if types is None:
-        return model(input_ids=ids, attention_mask=mask)
-    return model(input_ids=ids, attention_mask=mask, token_type_ids=types)
+class Wrapped(nn.Module):
+    """A model with one output tensor, which `answer` makes of what the model gives."""
 
-
-class Pooled(nn.Module):
-    """An encoder whose output is one vector [1, width] per text, or [1, tokens, width] without pooling."""
-
-    def __init__(self, model: nn.Module, *, pooling: str, normalize: bool) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.pooling = pooling
-        self.normalize = normalize
 
     def forward(
         self,
@@ -41,7 +32,24 @@ class Pooled(nn.Module):
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        output = _call(self.model, input_ids, attention_mask, token_type_ids)
+        # Not every model takes segments.
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.answer(self.model(input_ids=input_ids, attention_mask=attention_mask, **types), attention_mask)
+
+    def answer(self, output: object, mask: torch.Tensor) -> torch.Tensor:
+        """Return the output tensor from the model's output and the attention mask [1, tokens]."""
+        raise NotImplementedError
+
+
+class Pooled(Wrapped):
+    """An encoder whose output is one vector [1, width] per text, or [1, tokens, width] without pooling."""
+
+    def __init__(self, model: nn.Module, *, pooling: str, normalize: bool) -> None:
+        super().__init__(model)
+        self.pooling = pooling
+        self.normalize = normalize
+
+    def answer(self, output: object, mask: torch.Tensor) -> torch.Tensor:
         hidden = _field(output, "last_hidden_state")
         if self.pooling == "none":
             return hidden
@@ -49,7 +57,7 @@ class Pooled(nn.Module):
             vector = hidden[:, 0]
         else:
             # The mean over real tokens as one batched matmul, which every delegate takes; the mask never sums to 0.
-            mask = attention_mask.to(hidden.dtype)
+            mask = mask.to(hidden.dtype)
             vector = torch.bmm(mask.unsqueeze(1), hidden).squeeze(1) / mask.sum(1, keepdim=True)
         if self.normalize:
             # torch.nn.functional.normalize, written in operators that every delegate takes (same epsilon, squared).
@@ -58,36 +66,17 @@ class Pooled(nn.Module):
         return vector
 
 
-class Logits(nn.Module):
+class Logits(Wrapped):
     """A classifier whose output is its logits [1, labels]."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        return _field(_call(self.model, input_ids, attention_mask, token_type_ids), "logits")
+    def answer(self, output: object, mask: torch.Tensor) -> torch.Tensor:
+        return _field(output, "logits")
 
 
-class Spans(nn.Module):
+class Spans(Wrapped):
     """A model that points at where an answer starts and ends; its output is both logits [1, tokens, 2]."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        output = _call(self.model, input_ids, attention_mask, token_type_ids)
+    def answer(self, output: object, mask: torch.Tensor) -> torch.Tensor:
         if isinstance(output, tuple):
             return torch.stack((output[0], output[1]), dim=-1)
         if not hasattr(output, "start_logits"):
@@ -98,7 +87,7 @@ class Spans(nn.Module):
         return torch.stack((_field(output, "start_logits"), _field(output, "end_logits")), dim=-1)
 
 
-class Filled(nn.Module):
+class Filled(Wrapped):
     """A masked language model whose output is the likeliest tokens [1, slots, top, 2] of the first masks of a text.
 
     The last axis is (probability, id). Rows of slots that no mask fills hold whatever the head makes of zeros.
@@ -111,7 +100,7 @@ class Filled(nn.Module):
             InputError: the model has no encoder of its own below its head.
 
         """
-        super().__init__()
+        super().__init__(model)
         base = getattr(model, "base_model", model)
         if base is model:
             raise InputError(
@@ -119,17 +108,11 @@ class Filled(nn.Module):
                 hint="fill-mask builds transformers models, whose base_model it is.",
             )
         base.register_forward_hook(functools.partial(_at_masks, mask_id=mask_id, slots=slots), with_kwargs=True)
-        self.model = model
         self.slots = slots
         self.top = top
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        logits = _field(_call(self.model, input_ids, attention_mask, token_type_ids), "logits")
+    def answer(self, output: object, mask: torch.Tensor) -> torch.Tensor:
+        logits = _field(output, "logits")
         if logits.shape[1] != self.slots:
             raise InputError(f"The head of {type(self.model).__name__} does not read its encoder's last hidden state.")
         scores, ids = torch.topk(torch.softmax(logits, dim=-1), self.top, dim=-1)
