@@ -10,6 +10,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ SHARES = frozenset({"accuracy", "exact accuracy", "exact match"})
 """Names that only a metric may have which is the share of right examples: it is resampled as a mean."""
 MEANS = frozenset({"MRR", "SQuAD F1", "nDCG"})
 """Names that only a metric may have which is the mean of what it is for each example alone: it is resampled as that mean."""
+ENTITY_F1 = "entity F1"
+"""Name that only seqeval's F1 of entities over all examples may have: it is resampled from the counts of each example."""
 MACRO_F1 = "macro-F1"
 """Name that, where predictions are single classes, only the mean of F1 over the classes that occur may have: it is resampled
 from counts."""
@@ -56,6 +59,8 @@ def lost(
         rows = zip(golds, source, got, strict=True)
         alone = [[score(metrics, (gold,), (one,))[headline] for one in answers] for gold, *answers in rows]
         return _lost_mean(headline, scores, np.array(alone))
+    if headline == ENTITY_F1:
+        return _lost_entities(scores, golds, source, got)
     if headline == MACRO_F1 and all(isinstance(value, (str, numbers.Integral)) for value in (*golds, *source, *got)):
         return _lost_f1(scores, golds, source, got)
     return _lost(metrics, headline, golds, source, got)
@@ -67,6 +72,30 @@ def _lost_mean(name: str, scores: tuple[float, float], alone: NDArray[np.float64
         raise ValueError(f"{name} is {scores}, and the mean over the examples {alone.mean(axis=0)}")
     lost = alone[:, 0] - alone[:, 1]
     return lambda drawn: lost[drawn].mean(axis=-1)
+
+
+def _lost_entities(
+    scores: tuple[float, float], golds: Sequence[object], source: Sequence[object], got: Sequence[object]
+) -> Statistic:
+    """Return the statistic of F1 over entities, from how many of each example are right, there, and predicted."""
+    from edgellm.tasks import _entities
+
+    tags = [[cast("Sequence[str]", part) for part in row] for row in zip(golds, source, got, strict=True)]
+    found = np.array([[_entities.counts(gold, one) for one in answers] for gold, *answers in tags])  # [n, 2, 3]
+
+    def f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        both, there = counts[..., 0], counts[..., 1] + counts[..., 2]
+        return np.divide(2.0 * both, there, out=np.zeros(both.shape), where=there > 0)
+
+    whole = f1(found.sum(axis=0))
+    if not np.allclose(scores, whole, rtol=0, atol=1e-9):
+        raise ValueError(f"{ENTITY_F1} is {scores}, and {whole} from counts")
+
+    def lost(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        each = f1(np.stack([found[row].sum(axis=0) for row in drawn]))
+        return each[:, 0] - each[:, 1]
+
+    return lost
 
 
 def _lost(

@@ -127,6 +127,14 @@ def chunk(label: str) -> str:
     return f"I-{label}"
 
 
+def counts(gold: Sequence[str], prediction: Sequence[str]) -> tuple[int, int, int]:
+    """Return of one text the entities that both have, those of gold, and those of the prediction, as seqeval finds them."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    x, y = (set(get_entities(list(map(chunk, tags)))) for tags in (gold, prediction))
+    return len(x & y), len(x), len(y)
+
+
 def _best(encodings: Sequence[Encoding], overlap: int) -> Iterator[tuple[int, int]]:
     """Yield window and position of each token of the text, once: where it is farthest from an end that is not the text's.
 

@@ -156,6 +156,40 @@ def test_macro_f1_is_resampled_from_counts_with_the_same_result(rows: list[tuple
     assert_close(fast.drop, slow.drop)
 
 
+@settings(max_examples=12, deadline=None)
+@given(
+    rows=st.lists(
+        st.integers(1, 4).flatmap(
+            lambda n: st.tuples(*[st.lists(st.sampled_from(["O", "B-A", "I-A", "Zip"]), min_size=n, max_size=n)] * 3)
+        ),
+        min_size=2,
+        max_size=8,
+    ),
+    seed=st.integers(0, 9),
+)
+def test_entity_f1_is_resampled_from_counts_with_the_same_result(rows: list[tuple[list[str], ...]], seed: int) -> None:
+    metrics = load_task("token-classification").metrics
+
+    def renamed(golds: Sequence[object], predictions: Sequence[object]) -> dict[str, float]:
+        return {"another name": metrics(golds, predictions)["entity F1"]}
+
+    columns = [[tuple(tags) for tags in column] for column in zip(*rows, strict=True)]
+    fast = labels(*columns, metrics=metrics, right=None, seed=seed, resamples=30)
+    slow = labels(*columns, metrics=renamed, right=None, seed=seed, resamples=30)
+    assert_close(fast.drop, slow.drop)
+
+
+def test_an_entity_f1_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="entity F1"):
+        labels(
+            [("B-A",), ("O",)],
+            [("B-A",), ("O",)],
+            [("O",), ("O",)],
+            metrics=lambda g, p: {"entity F1": 0.5},
+            right=None,
+        )
+
+
 def test_a_ranking_is_resampled_as_a_mean_with_the_same_result() -> None:
     rng = np.random.default_rng(3)
     golds = [tuple(map(float, np.eye(4)[i])) for i in rng.integers(4, size=12)]
