@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,9 +22,10 @@ from edgellm.device.host import Host
 from edgellm.errors import DeviceError, InputError
 from edgellm.runtime.bundle import MANIFEST, Bundle
 from edgellm.stages.cache import Cache
-from edgellm.stages.compare import compare
+from edgellm.stages.compare import compare, ensure_defined
 from edgellm.stages.examples import predictions, raw_inputs, read_examples, texts_in
 from edgellm.stages.produce import answers
+from edgellm.stages.resample import score
 from edgellm.stages.side_by_side import Watch, side_by_side
 from edgellm.stages.source import read_source
 from edgellm.stages.verify import Answers, run_inputs
@@ -149,7 +151,10 @@ def _score(
     got = predictions(examples, done.values, task, options)
     cut = done.truncated
     if said is None:
-        return Scored(artifact.id, artifact.format, task.metrics(golds, got), cut, None, ok=True)
+        scores = score(task.metrics, golds, got)
+        ensure_defined(scores, len(golds), artifact.id)
+        known = {name: value for name, value in scores.items() if math.isfinite(value)}
+        return Scored(artifact.id, artifact.format, known, cut, None, ok=True)
     shown = [" ".join(texts_in([example])) for example in examples]
     found = compare(
         golds, predictions(examples, said, task, options), got, metrics=task.metrics, shown=shown, right=task.right
@@ -196,7 +201,8 @@ def _ensure_same(digest: str, manifest: Manifest, source: str) -> None:
     if digest != manifest.model.source_sha256:
         raise InputError(
             f"{source} is not the model that the bundle was built from.",
-            hint="Its configuration, weights and tokenizer have to be the same files.",
+            hint="Its configuration, weights and tokenizer have to be the same files; what was built with --vocab-from is "
+            "compared with an fp32 bundle of the same trimming.",
         )
 
 

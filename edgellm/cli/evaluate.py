@@ -55,7 +55,8 @@ def evaluate(
     ok = all(result.ok for result in results)
     if as_json:
         plain = [strict.plain(result) for result in results]
-        click.echo(json.dumps(plain[0] if len(plain) == 1 else {"ok": ok, "devices": plain}, ensure_ascii=False))
+        whole = plain[0] if len(plain) == 1 else {"ok": ok, "devices": plain}
+        click.echo(json.dumps(whole, ensure_ascii=False, allow_nan=False))
     else:
         click.echo("\n\n".join(render.evaluated(result) for result in results))
     for result in results:

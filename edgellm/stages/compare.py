@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +61,7 @@ def compare(
     judged = right if decides else None
     before, after = score(metrics, golds, source), score(metrics, golds, got)
     headline = next(iter(before))
-    if not math.isfinite(before[headline]):
-        raise InputError(
-            f"{headline} is undefined for the fp32 model on these {n} examples.",
-            hint="Either the labels or the answers are all the same; give more examples, and more varied ones.",
-        )
+    ensure_defined(before, n, "the fp32 model")
     scores = {name: (value, or_zero(after[name])) for name, value in before.items() if math.isfinite(value)}
     correct = None if judged is None else _correct(judged, golds, source, got)
     flipped = [i for i in range(n) if decides and source[i] != got[i]]
@@ -82,6 +78,21 @@ def compare(
         headline, n, *scores[headline], metrics=scores, drop=Drop(points, low, high), flipped=len(flipped),
         flipped_share=len(flipped) / n, mcnemar_p=None if correct is None else _mcnemar(correct), flips=tuple(flips),
     )  # fmt: skip
+
+
+def ensure_defined(scores: Mapping[str, float], n: int, who: str) -> None:
+    """Check that the headline metric of `n` examples is a number.
+
+    Raises:
+        InputError: it is undefined.
+
+    """
+    headline = next(iter(scores))
+    if not math.isfinite(scores[headline]):
+        raise InputError(
+            f"{headline} is undefined for {who} on these {n} examples.",
+            hint="Either the labels or the answers are all the same; give more examples, and more varied ones.",
+        )
 
 
 def _mcnemar(correct: NDArray[np.bool_]) -> float:

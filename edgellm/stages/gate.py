@@ -67,6 +67,9 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
     )
     table = strict.read(AgreementMatrix, measured["matrix"], "gate")
     judge(artifacts, table, plan.min_agreement, plan.max_drop)
+    if measured["truncated"]:
+        cut = f"{measured['truncated']} inputs of the labelled examples were cut to {plan.max_tokens} tokens."
+        manifest = dataclasses.replace(manifest, notes=(*manifest.notes, cut))
     manifest = dataclasses.replace(manifest, artifacts=artifacts, matrix=table)
     package.write_card(folder, manifest)
     package.write_manifest(folder, dataclasses.replace(manifest, files=package.list_files(folder)))
@@ -157,6 +160,7 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
         name: strict.plain(verify.agree(bundle, golden, column.values, device)) for name, column in ran.items()
     }
     evaluation: dict[str, object] = {}
+    truncated = 0
     if plan.labelled:
         task, options = load_task(plan.source.task), plan.source.options
         examples = plan.labelled
@@ -165,13 +169,14 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
         with (reference / LABELLED).open(encoding="utf-8") as lines:
             source = predictions(examples, map(json.loads, lines), task, options)
         for artifact in bundle.manifest.artifacts:
-            values = verify.run_inputs(bundle, artifact, inputs, device).values
-            got = predictions(examples, values, task, options)
+            answered = verify.run_inputs(bundle, artifact, inputs, device)
+            got = predictions(examples, answered.values, task, options)
+            truncated = answered.truncated  # by the tokenizer, so the same for all
             compared = compare(golds, source, got, metrics=task.metrics, shown=shown, right=task.right)
             # The examples that flipped are the user's texts, which a bundle does not carry.
             evaluation[artifact.id] = strict.plain(dataclasses.replace(compared, flips=()))
     table = strict.plain(verify.matrix(bundle, golden, ran))
-    return {"agreement": agreement, "evaluation": evaluation, "matrix": table}
+    return {"agreement": agreement, "evaluation": evaluation, "matrix": table, "truncated": truncated}
 
 
 def _evaluation(data: object) -> Evaluation | None:

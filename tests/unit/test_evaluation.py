@@ -79,6 +79,19 @@ def test_texts_that_were_cut_are_counted(full: Bundle, tmp_path: Path) -> None:
     assert evaluate(full, path).artifacts[0].truncated == 1
 
 
+def test_a_metric_that_is_undefined_is_refused_and_never_printed_as_no_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = tiny_bundle(tmp_path / "vectors")
+    path = tmp_path / "pairs.tsv"
+    path.write_text("text\ttext_pair\tscore\nred\tboots\t1\nfish\tchips\t1\n")
+    done = call(capsys, "eval", vectors.path, "--data", path, "--json")
+    assert (done.code, done.out) == (3, "")
+    assert "spearman is undefined for onnx-fp32 on these 2 examples" in done.err
+    path.write_text("text\ttext_pair\tscore\nred\tboots\t1\n")
+    assert "takes two examples or more" in call(capsys, "eval", vectors.path, "--data", path).err
+
+
 def test_the_source_has_to_be_the_bundle_s(full: Bundle, noisy: Bundle, data: Path, tmp_path: Path) -> None:
     other = tiny_bundle(tmp_path / "other", TASK)
     edit_manifest(other.path, lambda manifest: manifest["model"].update(source_sha256="cd" * 32))

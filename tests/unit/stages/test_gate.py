@@ -44,7 +44,7 @@ def test_an_artifact_that_the_target_can_t_read_is_refused_before_it_runs(
 def test_an_evaluation_counts_flips_and_a_bundle_carries_no_text_of_the_user_s(
     classifier: Bundle, tmp_path: Path
 ) -> None:
-    texts = [f"the kettle and the river {'and the road ' * i}" for i in range(4)]
+    texts = [f"the kettle and the river {'and the road ' * i}" for i in (0, 1, 2, 20)]
     options = classifier.manifest.task_options
     artifact = classifier.manifest.artifacts[0]
     ran: Any = verify.run_inputs(classifier, artifact, texts, Host()).values
@@ -60,4 +60,5 @@ def test_an_evaluation_counts_flips_and_a_bundle_carries_no_text_of_the_user_s(
     assert (evaluation.metric, evaluation.source, evaluation.value) == ("accuracy", 0.75, 1.0)
     assert (evaluation.flipped, evaluation.flips, evaluation.mcnemar_p) == (1, (), 1.0)
     assert evaluation.drop.points == -25
+    assert measured["truncated"] == sum(len(text.split()) > 30 for text in texts)
     assert not [text for text in texts if text in json.dumps(measured["evaluation"])]
