@@ -130,13 +130,17 @@ def choose(bundles: Sequence[Bundle], formats: Sequence[str]) -> list[tuple[Bund
 def lengths_of(bundles: Sequence[Bundle], tokens: Sequence[int]) -> list[int]:
     """Return the lengths to measure, ascending: those asked for, or the buckets of a static artifact, or 16 and the longest.
 
+    Of the latter, those are left out that the task fills with what it puts around a text, as zero-shot-classification may.
+
     Raises:
         UsageError: one is shorter than a text of one word, or longer than a bundle takes.
 
     """
     limit = min(bundle.manifest.max_tokens for bundle in bundles)
     buckets = {n for b in bundles for a in b.manifest.artifacts for n in a.signature.buckets if n <= limit}
-    lengths = sorted(set(tokens)) or sorted(buckets) or sorted({min(16, limit), limit})
+    own = sorted(buckets) or sorted({min(16, limit), limit})
+    texts = [] if tokens else [Text(bundle) for bundle in bundles]
+    lengths = sorted(set(tokens)) or [n for n in own if n == limit or all(text.fits(n) for text in texts)]
     if lengths[0] < 3 or lengths[-1] > limit:
         raise UsageError(f"--tokens goes from 3 to the bundle's {limit}.")
     return lengths
@@ -223,6 +227,13 @@ class Text:
         if found < tokens:
             raise UsageError(f"The text of the benchmark has {found} tokens, fewer than {tokens}.")
         return self._input(low)
+
+    def fits(self, tokens: int) -> bool:
+        """Tell whether a word of text has room beside what the task puts around it."""
+        try:
+            return self._tokens(1, tokens) > 0
+        except UsageError:
+            return False
 
     def feeds(self, tokens: int, signature: Signature) -> Feeds:
         """Return the feeds of that input's first pass."""
