@@ -21,23 +21,27 @@ from tests.tiny import tiny_bundle
 pytestmark = pytest.mark.integration
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "finetune"
-QUICK = ("--epochs", "8", "--rate", "3e-3", "--max-tokens", "32")
+QUICK = ("--epochs", "12", "--rate", "3e-3", "--max-tokens", "32")
 WORDS = {"glad": ("good", "warm", "kind"), "sad": ("bad", "cold", "broken")}
 TEXTS = [
     {"text": f"The {thing} was {word} {place}.", "label": label}
-    for thing, place in itertools.product(("kettle", "river", "road", "garden", "dog"), ("at home", "in town"))
+    for thing, place in itertools.product(
+        ("kettle", "river", "road", "garden", "dog"), ("at home", "in town", "by day", "at night", "again", "today")
+    )
     for label, words in WORDS.items()
     for word in words
 ]
 ADDRESSES = [
     {"tokens": [number, *street, end], "tags": ["Number", *["Street"] * len(street), "Ending"]}
     for number, street, end in itertools.product(
-        ("7", "12", "30,", "4½", "99"), (["River"], ["Old", "Kettle"], ["Garden"], ["Dog"]), ("Road", "Street,", "Way")
+        ("7", "12", "30,", "4½", "99"),
+        (["River"], ["Old", "Kettle"], ["Garden"], ["Dog"], ["Warm", "River"], ["Town"]),
+        ("Road", "Street,", "Way", "Lane", "Court", "Row,"),
     )
 ]
 KINDS = {
-    "weather": (TEXTS, "texts", "12 texts of weather (6 glad, 6 sad)", r"accuracy \| macro-F1"),
-    "places": (ADDRESSES, "words", "12 texts of places (39 words, 3 tags)", r"entity F1 .*\| word accuracy"),
+    "weather": (TEXTS, "texts", "36 texts of weather (18 glad, 18 sad)", r"accuracy \| macro-F1"),
+    "places": (ADDRESSES, "words", "36 texts of places (120 words, 3 tags)", r"entity F1 .*\| word accuracy"),
 }
 """Name of the data: its rows, what is scored, how its test texts are described, and the metrics of its task."""
 
@@ -73,7 +77,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two sets of 60 rows, of which each part has its own."""
+    """A folder with two sets of 180 rows, of which each part has its own."""
     folder = tmp_path_factory.mktemp("data")
     for name, (rows, *_) in KINDS.items():
         (folder / name).mkdir()
@@ -107,9 +111,9 @@ def test_training_learns_and_says_how(trained: Callable[[str], Trained], name: s
     facts = it.facts
     assert facts["test_accuracy"] > 0.8
     assert facts["chosen_epoch"] == 1 + facts["dev_accuracy"].index(max(facts["dev_accuracy"]))
-    assert len(facts["dev_accuracy"]) == facts["epochs"] == 8
-    assert facts["texts"] == {"train": 36, "dev": 12, "test": 12}
-    assert re.search(rf"^seed {facts['seed']}, 8 epochs in \d+ s, .*cores", it.said, re.M)
+    assert len(facts["dev_accuracy"]) == facts["epochs"] == 12
+    assert facts["texts"] == {"train": 108, "dev": 36, "test": 36}
+    assert re.search(rf"^seed {facts['seed']}, 12 epochs in \d+ s, .*cores", it.said, re.M)
     assert f"test accuracy of {scored} {facts['test_accuracy']:.4f}, macro-F1" in it.said
     config = json.loads((it.model / "config.json").read_bytes())
     labels = ("glad", "sad") if name == "weather" else ("Ending", "Number", "Street")
@@ -161,7 +165,7 @@ def test_the_report_scores_the_model_and_its_artifacts(
     )
     assert f"{described}, 0 of them cut at 32 tokens; target linux-x86_64" in done.stdout
     assert (
-        f"Trained on 36 texts in {facts['seconds']:.0f} s, seed {facts['seed']}; dev accuracy of {scored} by"
+        f"Trained on 108 texts in {facts['seconds']:.0f} s, seed {facts['seed']}; dev accuracy of {scored} by"
         in done.stdout
     )
 
