@@ -52,6 +52,7 @@ def build(
     tokenizer: str | os.PathLike[str] | None = None,
     pooling: str | None = None,
     calibration: str | os.PathLike[str] | None = None,
+    golden: str | os.PathLike[str] | None = None,
     eval: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
     vocab_from: str | os.PathLike[str] | None = None,
@@ -74,6 +75,8 @@ def build(
         tokenizer: folder with tokenizer.json, where the model's has none.
         pooling: for feature-extraction: "mean", "cls" or "none".
         calibration: file of one text per line, for schemes that calibrate.
+        golden: file of one text per line, like those that the product reads. The gate runs them in place of edgellm's
+            own, and the bundle keeps them.
         eval: labelled examples: .tsv, .csv, .jsonl, or a saved dataset; its columns are the task's.
         max_drop: points that the task's first metric may lose on them, unless the loss may be noise; 1 if None.
         vocab_from: file of one text per line, like those that the product reads: the vocabulary keeps their pieces and
@@ -92,18 +95,17 @@ def build(
     """
     return build_timed(
         model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
-        calibration=calibration, eval=eval, max_drop=max_drop, vocab_from=vocab_from, min_agreement=min_agreement,
-        seq_len=seq_len, out=out,
-        verify_on_device=verify_on_device, cache=cache, progress=progress,
+        calibration=calibration, golden=golden, eval=eval, max_drop=max_drop, vocab_from=vocab_from,
+        min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
 
 
 def build_timed(
     model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
     tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
-    eval: str | os.PathLike[str] | None, max_drop: float | None, vocab_from: str | os.PathLike[str] | None,
-    min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None, verify_on_device: bool,
-    cache: bool, progress: Report,
+    golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
+    vocab_from: str | os.PathLike[str] | None, min_agreement: float, seq_len: Sequence[int] | None,
+    out: str | os.PathLike[str] | None, verify_on_device: bool, cache: bool, progress: Report,
 ) -> Built:  # fmt: skip
     """Build as `build` does, and return the seconds per stage as well."""
     seconds: dict[str, float] = {}
@@ -128,6 +130,7 @@ def build_timed(
                 tokenizer=None if tokenizer is None else os.fspath(tokenizer),
                 pooling=pooling,
                 calibration=calibration,
+                golden=golden,
                 eval=eval,
                 max_drop=max_drop,
                 min_agreement=min_agreement,

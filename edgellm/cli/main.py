@@ -59,6 +59,10 @@ def cli() -> None:
 @click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
 @click.option("--pooling", help="mean, cls or none, for feature-extraction; as the model's own files ask if left out.")
 @click.option("--calibration", help="File of one text per line, for schemes that calibrate.")
+@click.option(
+    "--golden",
+    help="File of one text per line, like those of the product: the gate runs them, and the bundle keeps them.",
+)
 @click.option("--eval", "evaluation", help="Labelled examples: .tsv, .csv, .jsonl, or a saved Hugging Face dataset.")
 @click.option(
     "--max-drop", type=float, help="Points that --eval's first metric may lose, if the loss is no noise; 1 if left out."
@@ -79,8 +83,8 @@ def cli() -> None:
 @_JSON
 def build(
     model: str | None, target: str, formats: tuple[str, ...], scheme: str | None, task: str | None,
-    tokenizer: str | None, pooling: str | None, calibration: str | None, evaluation: str | None, max_drop: float | None,
-    vocab_from: str | None, min_agreement: float, seq_len: tuple[int, ...] | None, out: str | None,
+    tokenizer: str | None, pooling: str | None, calibration: str | None, golden: str | None, evaluation: str | None,
+    max_drop: float | None, vocab_from: str | None, min_agreement: float, seq_len: tuple[int, ...] | None, out: str | None,
     verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build a verified bundle from MODEL.
@@ -95,7 +99,7 @@ def build(
     with build_progress(quiet=quiet or as_json) as progress:
         done = build_timed(
             model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
-            calibration=calibration, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
+            calibration=calibration, golden=golden, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
             min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
             cache=not no_cache, progress=progress,
         )  # fmt: skip

@@ -31,6 +31,9 @@ MAX_DROP = 1.0
 MAX_CALIBRATION = 512
 """Texts at most that a build is tuned on: more takes time and changes nothing."""
 
+MIN_GOLDEN = 32
+"""Golden texts at least: a mean over fewer is no gate."""
+
 MAX_OVERLAP = 128
 """Tokens at most that neighbouring windows of a long text share, as in the transformers pipeline."""
 
@@ -81,8 +84,9 @@ class Plan:
 def resolve(
     model: str | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
-    eval: str | os.PathLike[str] | None, max_drop: float | None, min_agreement: float, seq_len: Sequence[int] | None,
-    out: str | os.PathLike[str] | None, vocab_from: str | os.PathLike[str] | None, describe: Describe,
+    golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
+    min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
+    vocab_from: str | os.PathLike[str] | None, describe: Describe,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
 
@@ -125,9 +129,9 @@ def resolve(
         )
     plugin = load_task(source.task)
     labelled = read_examples(Path(eval), plugin, source.options) if eval is not None else []
-    golden = default_texts("golden")[: plugin.GOLDEN_CASES]
+    checked, notes = _golden(golden, plugin.GOLDEN_CASES)
     texts.ensure_disjoint(
-        golden=golden,
+        golden=checked,
         calibration=samples,
         evaluation=texts_in(labelled),
     )
@@ -145,10 +149,24 @@ def resolve(
     return Plan(
         source, aim, chosen, how.name, buckets, min_agreement,
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
-        own_calibration=calibration is not None, golden=tuple(plugin.golden(golden, source.options)),
+        own_calibration=calibration is not None, golden=tuple(plugin.golden(checked, source.options)),
         labelled=tuple(labelled), out=place, corpus=corpus,
-        notes=(f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else (),
+        notes=(*((f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else ()), *notes),
     )  # fmt: skip
+
+
+def _golden(path: str | os.PathLike[str] | None, cases: int) -> tuple[list[str], tuple[str, ...]]:
+    """Return `cases` golden texts at most, the user's or edgellm's own, and what there is to note of them."""
+    if path is None:
+        return default_texts("golden")[:cases], ()
+    own = list(dict.fromkeys(texts.read_golden(Path(path))))
+    if len(own) < MIN_GOLDEN:
+        raise InputError(
+            f"The golden file {path} holds {len(own)} different texts; a gate on fewer than {MIN_GOLDEN} proves little.",
+            hint="Leave --golden out to be gated on edgellm's own texts.",
+        )
+    used = own[:: -(-len(own) // cases)]
+    return used, (f"The golden cases are {len(used)} texts of {Path(path).name}, which the bundle holds.",)
 
 
 def _formats(target: Target, asked: Sequence[str]) -> tuple[str, ...]:

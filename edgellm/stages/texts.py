@@ -49,6 +49,16 @@ def read_calibration(path: Path) -> list[str]:
     return _lines(path, "calibration")
 
 
+def read_golden(path: Path) -> list[str]:
+    """Return the texts of a file of golden texts, one per line.
+
+    Raises:
+        InputError: it can't be read, is not UTF-8, or holds no text.
+
+    """
+    return _lines(path, "golden")
+
+
 def ensure_disjoint(**sets: Iterable[str]) -> None:
     """Check that no text stands in two sets, by hash of its letters without case and spacing.
 

@@ -25,6 +25,8 @@ SHARES = {"train": 70, "dev": 10, "test": 20}
 """Percent of the texts. By a hash of its letters a text is always in the same one, whatever else the data holds."""
 CALIBRATION = 96
 """Training texts in calibration.txt, for `edgellm build --calibration`."""
+GOLDEN = 288
+"""Other training texts in golden.txt, for `edgellm build --golden`."""
 
 
 def locate(source: Source) -> str:
@@ -82,11 +84,13 @@ def split(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def write_parts(parts: dict[str, list[Row]], out: Path) -> None:
-    """Write a JSON Lines file per part, and texts to calibrate with."""
+    """Write a JSON Lines file per part, and texts to calibrate with and to gate on."""
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in parts.items():
         write(out / f"{name}.jsonl", rows)
-    write_lines(out / "calibration.txt", [row.text for row in parts["train"][:CALIBRATION]])
+    texts = [row.text for row in parts["train"]]
+    write_lines(out / "calibration.txt", texts[:CALIBRATION])
+    write_lines(out / "golden.txt", texts[CALIBRATION : CALIBRATION + GOLDEN])
 
 
 def _part(digest: str) -> str:

@@ -82,7 +82,10 @@ def test_a_wrong_answer_would_be_noticed(wrong: str) -> None:
         same_answers(value[0] if wrong == "kind" else value, case["output"], case["input"])
 
 
-def test_every_format_answers_over_several_windows(model: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("formats", [("onnx",), pytest.param(("executorch", "tflite"), marks=pytest.mark.full)])
+def test_every_format_answers_over_several_windows(
+    model: Callable[[str], Path], tmp_path: Path, formats: tuple[str, ...]
+) -> None:
     rows = [
         {
             "question": "What is on?",
@@ -95,10 +98,10 @@ def test_every_format_answers_over_several_windows(model: Callable[[str], Path],
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     done = edgellm("build", str(model("questions")), "--target", "linux-x86_64", "--seq-len", "32",
                    "--eval", str(tmp_path / "dev.jsonl"), "--min-agreement", "0.5", "--out", str(tmp_path / "b"),
-                   "--quiet")  # fmt: skip
+                   "--quiet", *(part for fmt in formats for part in ("--format", fmt)))  # fmt: skip
     assert done.returncode == 0, done.stderr
     bundle = Bundle.open(tmp_path / "b")
-    assert {artifact.format for artifact in bundle.manifest.artifacts} == {"onnx", "tflite", "executorch"}
+    assert {artifact.format for artifact in bundle.manifest.artifacts} == set(formats)
     context = "The kettle is on, the parcel is late, and nobody has seen the red boots. " * 3
     raw = {"question": "What is late?", "context": context, "top_k": 3, "handle_impossible_answer": True}
     for artifact in bundle.manifest.artifacts:

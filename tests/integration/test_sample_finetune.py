@@ -133,7 +133,7 @@ def test_the_same_seed_gives_the_same_model(
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (it.model / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["weather", pytest.param("places", marks=pytest.mark.full)])
 def test_the_report_scores_the_model_and_its_artifacts(
     trained: Callable[[str], Trained], tmp_path: Path, name: str
 ) -> None:

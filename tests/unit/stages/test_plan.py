@@ -37,8 +37,8 @@ def classifier_folder(tmp_path: Path) -> Path:
 def resolve(model: Path | str, **options: Any) -> Plan:
     chosen: dict[str, Any] = {
         "target": "linux-arm64", "formats": (), "scheme": None, "task": None, "tokenizer": None, "pooling": None,
-        "calibration": None, "eval": None, "max_drop": None, "min_agreement": 0.99, "seq_len": None, "out": None,
-        "vocab_from": None, "describe": dict,
+        "calibration": None, "golden": None, "eval": None, "max_drop": None, "min_agreement": 0.99, "seq_len": None,
+        "out": None, "vocab_from": None, "describe": dict,
     }  # fmt: skip
     return plan.resolve(str(model), **{**chosen, **options})
 
@@ -98,6 +98,12 @@ def test_lengths_stay_within_the_position_table(
             UsageError,
             "--calibration has no use: int8-dynamic in tflite runs no samples",
         ),
+        ({"golden": "gone.txt"}, InputError, "The golden file gone.txt can't be read: No such file"),
+        (
+            {"golden": "x.txt"},
+            InputError,
+            "x.txt holds 1 different texts; a gate on fewer than 32 proves little. Leave --",
+        ),
         ({"max_drop": 0.5}, UsageError, "--max-drop has no use without --eval"),
         ({"max_drop": -1, "eval": "x.tsv"}, UsageError, "--max-drop is -1; it is 0 or more"),
         ({"eval": "x.tsv"}, InputError, "x.tsv line 2: The column text_pair misses; there is label, text."),
@@ -119,6 +125,27 @@ def test_an_impossible_build_is_refused(
     with pytest.raises(kind) as caught:
         resolve(folder, **options)
     assert message in str(caught.value)
+
+
+def test_golden_cases_may_be_texts_of_the_user(folder: Path, classifier_folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("".join(f"text {number}\n" for number in (*range(300), *range(300))))
+    made = resolve(folder, golden=own)
+    assert made.golden == tuple(f"text {number}" for number in range(0, 300, 4))
+    assert made.notes == ("The golden cases are 75 texts of own.txt, which the bundle holds.",)
+    assert len(resolve(classifier_folder, golden=own).golden) == 150
+    own.write_text("".join(f"text {number}\n" for number in range(32)))
+    assert len(resolve(folder, golden=own).golden) == 32
+
+
+def test_golden_cases_are_what_was_not_chosen_with(classifier_folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("".join(f"text {number}\n" for number in range(32)))
+    (tmp_path / "eval.tsv").write_text("text\tlabel\nText  7\tgood\n")
+    with pytest.raises(InputError, match=r'evaluation texts and the golden texts both hold "Text  7"'):
+        resolve(classifier_folder, golden=own, eval=tmp_path / "eval.tsv")
+    with pytest.raises(InputError, match=r'calibration texts and the golden texts both hold "text 0"'):
+        resolve(classifier_folder, golden=own, calibration=own)
 
 
 def test_a_corpus_is_part_of_the_plan(folder: Path, tmp_path: Path) -> None:
@@ -242,8 +269,8 @@ def test_planning_loads_neither_torch_nor_an_engine(folder: Path) -> None:
 import sys
 from edgellm.stages import plan
 plan.resolve({str(folder)!r}, target="linux-arm64", formats=(), scheme=None, task=None, tokenizer=None, pooling=None,
-    calibration=None, eval=None, max_drop=None, min_agreement=0.99, seq_len=None, out=None, vocab_from=None,
-    describe=dict)
+    calibration=None, golden=None, eval=None, max_drop=None, min_agreement=0.99, seq_len=None, out=None,
+    vocab_from=None, describe=dict)
 print(sorted(sys.modules.keys() & {{"torch", "transformers", "onnx", "onnxruntime", "executorch", "ai_edge_litert"}}))
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
