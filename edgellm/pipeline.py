@@ -52,6 +52,7 @@ def build(
     tokenizer: str | os.PathLike[str] | None = None,
     pooling: str | None = None,
     calibration: str | os.PathLike[str] | None = None,
+    ranges: str | None = None,
     golden: str | os.PathLike[str] | None = None,
     eval: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
@@ -75,6 +76,7 @@ def build(
         tokenizer: folder with tokenizer.json, where the model's has none.
         pooling: for feature-extraction: "mean", "cls" or "none".
         calibration: file of one text per line, for schemes that calibrate.
+        ranges: how a static scheme chooses the range of an activation: "mse", "minmax", "percentile" or "entropy".
         golden: file of one text per line, like those that the product reads. The gate runs them in place of edgellm's
             own, and the bundle keeps them.
         eval: labelled examples: .tsv, .csv, .jsonl, or a saved dataset; its columns are the task's.
@@ -95,7 +97,7 @@ def build(
     """
     return build_timed(
         model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
-        calibration=calibration, golden=golden, eval=eval, max_drop=max_drop, vocab_from=vocab_from,
+        calibration=calibration, ranges=ranges, golden=golden, eval=eval, max_drop=max_drop, vocab_from=vocab_from,
         min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
 
@@ -103,7 +105,7 @@ def build(
 def build_timed(
     model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
     tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
-    golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
+    ranges: str | None, golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     vocab_from: str | os.PathLike[str] | None, min_agreement: float, seq_len: Sequence[int] | None,
     out: str | os.PathLike[str] | None, verify_on_device: bool, cache: bool, progress: Report,
 ) -> Built:  # fmt: skip
@@ -130,6 +132,7 @@ def build_timed(
                 tokenizer=None if tokenizer is None else os.fspath(tokenizer),
                 pooling=pooling,
                 calibration=calibration,
+                ranges=ranges,
                 golden=golden,
                 eval=eval,
                 max_drop=max_drop,

@@ -11,6 +11,7 @@ In a process of its own, because transformers and torch warn when they are impor
     entailment   the same with the labels of natural language inference
     questions    the same with a head that points at where an answer starts and ends
     collapsing   an encoder whose fp32 answers are the encoder's, and whose activations int8 can't hold
+    spike        an encoder of which one feed-forward writes a channel a hundred times as far as the others
     pruned       the encoder with fewer heads and a narrower feed-forward in its first layer
     own-attention   a DeBERTa, whose attention transformers can't exchange
 """
@@ -75,6 +76,8 @@ def write(kind: str, folder: Path) -> None:
                 parameter.normal_(0, 0.1)
         if kind == "collapsing":
             _plant_outlier(model)
+        if kind == "spike":
+            model.encoder.layer[0].output.dense.weight[7] *= 100
     if kind == "pruned":
         _prune(model)
     model.save_pretrained(folder)

@@ -19,6 +19,8 @@ from edgellm.core.target import Target
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgellm.backends.observe import Samples
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -30,6 +32,8 @@ class Prepared:
         output: of the graph.
         buckets: lengths that must be served, ascending; the last is the bundle's max_tokens.
         finite_mask: whether the module masks with finite numbers; where not, the traced graph is clamped.
+        samples: calibration inputs, for schemes that calibrate.
+        ranges: how they choose the range of an activation, a key of `core.scheme.RANGES`.
 
     """
 
@@ -38,6 +42,8 @@ class Prepared:
     output: OutputSpec
     buckets: tuple[int, ...]
     finite_mask: bool = True
+    samples: Samples = ()
+    ranges: str = "mse"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ What keeps the graph in few partitions (measured: `make bench`):
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
+from edgellm.backends.calibrate import calibrate, quantize_weights
 from edgellm.backends.constructs import converting, unsupported
+from edgellm.backends.observe import linear
 from edgellm.backends.trace import example, trace
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
@@ -39,8 +42,13 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
 
     module = prepared.module
+    notes: tuple[str, ...] = ()
     if scheme == "int8-dynamic":
-        _quantize(module, example(prepared, MIN_TOKENS))
+        _quantize_linears(module, set())
+    elif scheme == "int8-static":
+        notes = _quantize_static(prepared)
+    if scheme != "fp32":
+        _quantize_tables(module, example(prepared, MIN_TOKENS))
     _restate_layer_norms(module)
     program = _folded(trace(module, prepared))
     with converting("executorch", lambda: program, module):
@@ -67,18 +75,40 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         delegated_ops=delegated,
         total_ops=total,
         contents=contents_of(_tables(module, scheme), len(buffer)),
+        notes=notes,
     )
 
 
-def _quantize(module: nn.Module, feeds: dict[str, torch.Tensor]) -> None:
-    """Quantize in place: linears to int8 per channel with dynamic 8-bit activations, embeddings to int8 per row.
+def _quantize_static(prepared: Prepared) -> tuple[str, ...]:
+    """Quantize linears in place to int8 per channel, with calibrated ranges of what they read and write; return notes."""
+    module = prepared.module
+    calibrated = calibrate(module, prepared.samples, method=prepared.ranges)
+    quantize_weights(module, calibrated, stored=True)
+    done = {linear(module, name) for name in calibrated}
+    others = [child for child in module.modules() if type(child) is nn.Linear and child not in done]
+    if not others:
+        return ()
+    _quantize_linears(module, done)
+    return (f"executorch: {len(others)} linears take ranges as they come, where none could be calibrated.",)
+
+
+def _quantize_linears(module: nn.Module, done: Collection[nn.Module]) -> None:
+    """Quantize linears in place, but for those that are done: int8 per channel with dynamic 8-bit activations."""
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+    from torchao.quantization.granularity import PerAxis
+
+    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
+    quantize_(module, config, lambda child, name: isinstance(child, nn.Linear) and child not in done)
+
+
+def _quantize_tables(module: nn.Module, feeds: dict[str, torch.Tensor]) -> None:
+    """Quantize embeddings in place, to int8 per row.
 
     A table that the model computes with, instead of looking rows up (DeBERTa's relative positions), stays fp32.
     """
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig, quantize_
+    from torchao.quantization import IntxWeightOnlyConfig, quantize_
     from torchao.quantization.granularity import PerAxis
 
-    quantize_(module, Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0)))
     looked_up = _looked_up(module, feeds)
     for table in module.modules():
         if isinstance(table, nn.Embedding):
@@ -206,7 +236,7 @@ def _is_operator(node: torch.fx.Node) -> bool:
 
 def _tables(module: nn.Module, scheme: str) -> dict[str, int]:
     """Return bytes of embedding tables and of matmul weights, as they are in the file."""
-    int8 = scheme == "int8-dynamic"
+    int8 = scheme != "fp32"
     tables = linears = 0
     for child in module.modules():
         if isinstance(child, nn.Embedding):

@@ -5,6 +5,8 @@ The rewrites are plain ONNX, so every consumer gains (measured: `make bench`):
   the two apart, and never fuses `Sum`;
 - matmuls over one input merged: the activation is quantized once instead of three times;
 - embedding tables int8 per row, which `quantize_dynamic` only does per table, and once where the head reads them too.
+
+Static ranges are of what matmuls read; what they write stays fp32, which ONNX Runtime's kernel gives away for free.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from onnx import helper, numpy_helper
 
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
 from edgellm.backends._tied import share, untie
+from edgellm.backends.calibrate import calibrate
 from edgellm.backends.constructs import converting
 from edgellm.backends.trace import trace
 from edgellm.core.signature import Signature
@@ -36,6 +39,9 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     """Write model-<scheme>.onnx, with the IR version and opset of the target."""
     import torch
 
+    if scheme == "int8-static":
+        # Unsigned: on x86 the kernel for signed activations is far slower; on Arm they are alike.
+        calibrate(prepared.module, prepared.samples, method=prepared.ranges, signed=False, outputs=False)
     program = trace(prepared.module, prepared)
     with converting("onnx", lambda: program, prepared.module):
         exported = torch.onnx.export(
@@ -55,6 +61,9 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         quantize_tables(model)
     if scheme == "int8-dynamic":
         model = _quantize_dynamic(model, folder)
+    elif scheme == "int8-static":
+        quantize_static(model)
+        quantize_weights(model)  # of matmuls that no range was calibrated for
     elif scheme == "int8-weight-only":
         quantize_weights(model)
     share(model)
@@ -268,6 +277,35 @@ def quantize_tables(model: onnx.ModelProto) -> int:
     return count
 
 
+def quantize_static(model: onnx.ModelProto) -> int:
+    """Make the weights of matmuls over calibrated inputs int8, symmetric per output channel; return how many there were.
+
+    As `DequantizeLinear`: ONNX Runtime fuses it with the input's and the matmul into one integer kernel.
+    """
+    constants = _constants(model)
+    calibrated = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    count = 0
+    for node in list(model.graph.node):
+        weight = constants.get(node.input[1]) if node.op_type == "MatMul" and node.input[0] in calibrated else None
+        if weight is None or weight.ndim != 2:
+            continue
+        name = f"{node.name or node.output[0]}.weight"
+        quantized, scale = _symmetric(weight, axis=0)
+        parts = {"int8": quantized, "scale": scale.reshape(-1), "zero": np.zeros(scale.size, dtype=np.int8)}
+        model.graph.initializer.extend(
+            [numpy_helper.from_array(value, f"{name}.{part}") for part, value in parts.items()]
+        )
+        replacement = onnx.NodeProto()
+        replacement.CopyFrom(node)
+        replacement.input[1] = name
+        parted = [f"{name}.{part}" for part in parts]
+        dequantize = helper.make_node("DequantizeLinear", parted, [name], name=f"{name}.dequantize", axis=1)
+        _replace(model, [node], [dequantize, replacement])
+        count += 1
+    drop_unused(model)
+    return count
+
+
 def quantize_weights(model: onnx.ModelProto) -> int:
     """Make constant matmul weights int8, symmetric per output channel, dequantized before the matmul.
 
@@ -384,7 +422,7 @@ def _survey(model: onnx.ModelProto) -> dict[str, int]:
         operators = {node.op_type for node in readers[item.name]}
         if "Gather" in operators:
             kind = "embedding tables"
-        elif operators & {"Cast", "MatMul", "MatMulInteger"}:
+        elif operators & {"Cast", "DequantizeLinear", "MatMul", "MatMulInteger"}:
             kind = "matmul weights"
         else:
             kind = "other constants"

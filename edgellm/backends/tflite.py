@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from edgellm.backends import Lowered, Prepared, contents_of
+from edgellm.backends.calibrate import calibrate, quantize_weights
 from edgellm.backends.constructs import converting
 from edgellm.backends.trace import example, trace_static
 from edgellm.core.signature import InputSpec, Signature
@@ -16,7 +18,7 @@ from edgellm.errors import EdgellmError
 from edgellm.runtime.engines.tflite import signature_name
 
 _HYBRID_VERSION = 12
-"""FULLY_CONNECTED version stamped on dynamic int8: tflite-runtime 2.14 knows up to 10, loads such a file without an
+"""FULLY_CONNECTED version stamped on int8: tflite-runtime 2.14 knows up to 10, loads such a file without an
 error and computes garbage, so it has to be made to refuse it."""
 
 
@@ -24,6 +26,9 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     """Write model-<scheme>.tflite."""
     import litert_torch
 
+    if scheme == "int8-static":
+        calibrated = calibrate(prepared.module, prepared.samples, method=prepared.ranges)
+        quantize_weights(prepared.module, calibrated, stored=False)
     converter = litert_torch
     for tokens in prepared.buckets:
         feeds = example(prepared, tokens, torch.int32)
@@ -33,13 +38,13 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         converter = converter.signature(signature_name(tokens), module, None, feeds)
     plain = folder / "model-fp32.tflite"
     with converting("tflite", lambda: trace_static(prepared.module, feeds), prepared.module):
-        converter.convert().export(str(plain))
+        converter.convert(**_folding(scheme)).export(str(plain))
     path = folder / f"model-{scheme}.tflite"
     if scheme != "fp32":
         _quantize(plain, scheme, path)
         plain.unlink()
     data = bytearray(path.read_bytes())
-    if scheme == "int8-dynamic":
+    if scheme in ("int8-dynamic", "int8-static"):
         stamp_fully_connected(data, _HYBRID_VERSION)
     path.write_bytes(data)
     inputs = tuple(InputSpec(s.name, "int32", s.shape, s.bound, s.pad) for s in prepared.inputs)
@@ -58,8 +63,26 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
 def _quantize(source: Path, scheme: str, path: Path) -> None:
     from ai_edge_quantizer import quantizer, recipe
 
-    recipes = {"int8-dynamic": recipe.dynamic_wi8_afp32, "int8-weight-only": recipe.weight_only_wi8_afp32}
-    quantizer.Quantizer(str(source), recipes[scheme]()).quantize().export_model(str(path), overwrite=True)
+    recipes = {
+        "int8-dynamic": recipe.dynamic_wi8_afp32,
+        "int8-static": recipe.dynamic_wi8_afp32,
+        "int8-weight-only": recipe.weight_only_wi8_afp32,
+    }
+    rules = recipes[scheme]()
+    if scheme == "int8-static":  # the linears are done
+        rules = [{**rule, "operation": "EMBEDDING_LOOKUP"} for rule in rules]
+    quantizer.Quantizer(str(source), rules).quantize().export_model(str(path), overwrite=True)
+
+
+def _folding(scheme: str) -> dict[str, Any]:
+    """Return what tells the converter to make integer kernels of the calibrated linears that the graph states."""
+    if scheme != "int8-static":
+        return {}
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    how = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
+    return {"quant_config": QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(how))}
 
 
 class _Named(nn.Module):

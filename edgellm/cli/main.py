@@ -59,6 +59,7 @@ def cli() -> None:
 @click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
 @click.option("--pooling", help="mean, cls or none, for feature-extraction; as the model's own files ask if left out.")
 @click.option("--calibration", help="File of one text per line, for schemes that calibrate.")
+@click.option("--ranges", help="How int8-static chooses ranges: mse (the default), minmax, percentile or entropy.")
 @click.option(
     "--golden",
     help="File of one text per line, like those of the product: the gate runs them, and the bundle keeps them.",
@@ -83,9 +84,9 @@ def cli() -> None:
 @_JSON
 def build(
     model: str | None, target: str, formats: tuple[str, ...], scheme: str | None, task: str | None,
-    tokenizer: str | None, pooling: str | None, calibration: str | None, golden: str | None, evaluation: str | None,
-    max_drop: float | None, vocab_from: str | None, min_agreement: float, seq_len: tuple[int, ...] | None, out: str | None,
-    verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
+    tokenizer: str | None, pooling: str | None, calibration: str | None, ranges: str | None, golden: str | None,
+    evaluation: str | None, max_drop: float | None, vocab_from: str | None, min_agreement: float,
+    seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build a verified bundle from MODEL.
 
@@ -99,7 +100,7 @@ def build(
     with build_progress(quiet=quiet or as_json) as progress:
         done = build_timed(
             model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
-            calibration=calibration, golden=golden, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
+            calibration=calibration, ranges=ranges, golden=golden, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
             min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
             cache=not no_cache, progress=progress,
         )  # fmt: skip

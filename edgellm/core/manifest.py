@@ -126,12 +126,14 @@ class Calibration:
         texts: how many.
         sha256: of the texts, one per line, UTF-8.
         own: whether they are the user's, or edgellm's default ones.
+        ranges: how a static scheme chose the ranges of activations; None where they come with each input.
 
     """
 
     texts: int
     sha256: str
     own: bool
+    ranges: str | None = None
 
 
 @dataclass(frozen=True)

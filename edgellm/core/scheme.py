@@ -11,6 +11,15 @@ FORMATS: tuple[str, ...] = ("executorch", "onnx", "tflite")
 """Every format that edgellm writes."""
 
 
+RANGES: dict[str, str] = {
+    "mse": "the least squared error of the rounded values",
+    "minmax": "everything that was seen",
+    "percentile": "all but the outermost 0.01 % of the values at each end",
+    "entropy": "the least divergence of the rounded values' histogram",
+}
+"""How static schemes choose the range of an activation: the name and what it keeps, the default first."""
+
+
 @dataclass(frozen=True)
 class Scheme:
     """One row of the table of schemes.
@@ -20,6 +29,7 @@ class Scheme:
         summary: one line for people.
         equalized: formats whose engine quantizes activations with one scale per tensor, so that outlying channels are
             evened out first, on calibration text.
+        static: whether activations have ranges that are calibrated on text.
         refused: format to the reason why it can't express this scheme.
 
     """
@@ -27,7 +37,12 @@ class Scheme:
     name: str
     summary: str
     equalized: tuple[str, ...] = ()
+    static: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+
+    def calibrates(self, fmt: str) -> bool:
+        """Tell whether lowering to a format runs calibration texts."""
+        return self.static or fmt in self.equalized
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -38,6 +53,12 @@ SCHEMES: dict[str, Scheme] = {
             "int8-dynamic",
             "int8 weights per channel and embedding tables per row; activations quantized to 8 bits as they come",
             equalized=("onnx",),
+        ),
+        Scheme(
+            "int8-static",
+            "int8 weights per channel and embedding tables per row; 8-bit activations of linears, calibrated on text",
+            equalized=FORMATS,
+            static=True,
         ),
         Scheme(
             "int8-weight-only",

@@ -73,7 +73,14 @@ def _run(job: dict[str, Any], folder: Path) -> object:
 
     target = strict.read(Target, job["target"], "job: target")
     lowered = lower(
-        source, job["format"], job["scheme"], target, tuple(job["buckets"]), folder, calibration=job["calibration"]
+        source,
+        job["format"],
+        job["scheme"],
+        target,
+        tuple(job["buckets"]),
+        folder,
+        calibration=job["calibration"],
+        ranges=job["ranges"],
     )
     return strict.plain(lowered)
 

@@ -11,10 +11,12 @@ After SmoothQuant (Xiao et al. 2023), https://arxiv.org/abs/2211.10438, equation
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
+
+from edgellm.backends.observe import Samples, groups, linear, watch
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8)
 """Candidates for alpha: how much of the outlier moves into the weights."""
@@ -32,11 +34,8 @@ _WORTH = 0.35
 INVERSE = "equalized_by"
 """Name of the buffer with what a linear's input channels are multiplied by."""
 
-Note = Callable[[str, torch.Tensor], None]
-"""Takes the name of a linear and its input [..., in]."""
 
-
-def equalize(model: nn.Module, feeds: Sequence[Mapping[str, torch.Tensor]]) -> int:
+def equalize(model: nn.Module, feeds: Samples) -> int:
     """Equalize the inputs of a model's linears in place, and return at how many places that lowers the error.
 
     A linear stays the module it is, for models that read its weight themselves: what divides is a hook on its call.
@@ -47,63 +46,32 @@ def equalize(model: nn.Module, feeds: Sequence[Mapping[str, torch.Tensor]]) -> i
 
     """
     step = max(1, math.ceil(len(feeds) / _TEXTS))
-    places = _places(model, feeds[0])
+    places = groups(model, feeds[0])
     names = [name for group in places for name in group]
     largest, samples = _observe(model, names, feeds, every=step)
     changed = 0
     for group in places:
         if any(name not in largest for name in group):
             continue  # not called on every path
-        linears = [_linear(model, name) for name in group]
+        linears = [linear(model, name) for name in group]
         scale = _best_scale(linears, largest[group[0]], samples[group[0]])
         if scale is None:
             continue
         inverse = 1 / scale  # one tensor for the whole group, so that the traced graph divides once
-        for linear in linears:
-            linear.weight = nn.Parameter(linear.weight.data * scale, requires_grad=False)
-            linear.register_buffer(INVERSE, inverse)
-            linear.register_forward_pre_hook(_divide)
+        for each in linears:
+            each.weight = nn.Parameter(each.weight.data * scale, requires_grad=False)
+            each.register_buffer(INVERSE, inverse)
+            each.register_forward_pre_hook(_divide)
         changed += 1
     return changed
 
 
-def _divide(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return (args[0] * getattr(linear, INVERSE), *args[1:]) if args else args
-
-
-def _linear(model: nn.Module, name: str) -> nn.Linear:
-    linear = model.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    return linear
-
-
-def _places(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
-    """Return the linears of a model, grouped by reading the same tensor.
-
-    One that is called several times, each time with other companions, is left out: its input can't be scaled for all. So
-    is one whose weight is an embedding table as well, which files would then hold twice.
-    """
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    seen: list[tuple[str, torch.Tensor]] = []  # keeps the tensors, so that no id is used twice
-
-    def note(name: str, value: torch.Tensor) -> None:
-        seen.append((name, value))
-
-    _run(model, [name for name, module in model.named_modules() if type(module) is nn.Linear], [feeds], note)
-    calls: dict[int, list[str]] = {}
-    for name, value in seen:
-        calls.setdefault(id(value), []).append(name)
-    groups = list(dict.fromkeys(tuple(dict.fromkeys(names)) for names in calls.values()))
-    return [
-        group
-        for group in groups
-        if all(sum(name in other for other in groups) == 1 for name in group)
-        and not any(id(_linear(model, name).weight) in tables for name in group)
-    ]
+def _divide(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (args[0] * getattr(module, INVERSE), *args[1:]) if args else args
 
 
 def _observe(
-    model: nn.Module, names: Sequence[str], feeds: Sequence[Mapping[str, torch.Tensor]], every: int
+    model: nn.Module, names: Sequence[str], feeds: Samples, every: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, list[torch.Tensor]]]:
     """Return the largest magnitude of each input channel over all texts, and the whole inputs [rows, in] of some."""
     largest: dict[str, torch.Tensor] = {}
@@ -118,34 +86,15 @@ def _observe(
             if keep:
                 samples[name].append(rows[:_ROWS].clone())  # a view would keep all of it
 
-        _run(model, names, [item], note)
+        watch(model, names, [item], reads=note)
     return largest, samples
-
-
-def _run(model: nn.Module, names: Sequence[str], feeds: Sequence[Mapping[str, torch.Tensor]], note: Note) -> None:
-    """Run a model, and hand over the input of each named linear whenever it is called."""
-    hooks = []
-    for name in names:
-
-        def hook(module: nn.Module, args: tuple[torch.Tensor, ...], name: str = name) -> None:
-            if args:  # a call by keyword is left alone
-                note(name, args[0])  # the very tensor: companions are known by it
-
-        hooks.append(model.get_submodule(name).register_forward_pre_hook(hook))
-    try:
-        with torch.no_grad():
-            for item in feeds:
-                model(**item)
-    finally:
-        for each in hooks:
-            each.remove()
 
 
 def _best_scale(
     linears: Sequence[nn.Linear], largest: torch.Tensor, samples: Sequence[torch.Tensor]
 ) -> torch.Tensor | None:
     """Return what to divide each input channel by, [in], or None where leaving them as they are is best."""
-    weight = torch.cat([linear.weight.data for linear in linears])
+    weight = torch.cat([each.weight.data for each in linears])
     heaviest = weight.abs().amax(0).clamp(min=1e-5)
     expected = [rows @ weight.T for rows in samples]
     best, lowest = None, _WORTH * _error(weight, samples, expected)

@@ -17,6 +17,7 @@ from edgellm.core import strict
 from edgellm.core.agreement import Agreement, AgreementMatrix
 from edgellm.core.evaluation import Evaluation
 from edgellm.core.manifest import SCHEMA_VERSION, Artifact, Calibration, Manifest, ModelInfo
+from edgellm.core.scheme import SCHEMES
 from edgellm.device.host import Host
 from edgellm.errors import GateError
 from edgellm.runtime import engines
@@ -100,7 +101,8 @@ def _calibration(plan: Plan) -> Calibration | None:
     if not plan.calibration:
         return None
     digest = hashlib.sha256("\n".join(plan.calibration).encode()).hexdigest()
-    return Calibration(len(plan.calibration), digest, plan.own_calibration)
+    ranges = plan.ranges if SCHEMES[plan.scheme].static else None
+    return Calibration(len(plan.calibration), digest, plan.own_calibration, ranges)
 
 
 def _ensure_fit(plan: Plan, manifest: Manifest, store: Cache, folder: Path) -> None:

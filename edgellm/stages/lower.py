@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 from edgellm.backends import Lowered, Prepared, load_backend
+from edgellm.backends.observe import one_thread
 from edgellm.core.signature import Feeds, Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
@@ -28,26 +27,25 @@ _CHECKED = 8
 
 def lower(
     source: SourceModel, fmt: str, scheme: str, target: Target, buckets: tuple[int, ...], folder: Path, *,
-    calibration: Sequence[str] = (),
+    calibration: Sequence[str] = (), ranges: str = "mse",
 ) -> Lowered:  # fmt: skip
     """Write the artifact of one format into `folder`, equalized if there are calibration texts."""
     rewritten = prepare(source)
     notes: tuple[str, ...] = ()
-    if calibration:
-        rewritten, notes = _equalized(
-            source, rewritten, encode_texts(source, calibration, buckets[-1]), fmt, buckets[-1]
-        )
-    prepared = Prepared(rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask)
-    return dataclasses.replace(load_backend(fmt).lower(prepared, scheme, target, folder), notes=notes)
+    feeds = encode_texts(source, calibration, buckets[-1])
+    if feeds:
+        rewritten, notes = _equalized(source, rewritten, feeds, fmt, buckets[-1])
+    samples = [to_tensors(item) for item in feeds]
+    prepared = Prepared(rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask, samples, ranges)
+    lowered = load_backend(fmt).lower(prepared, scheme, target, folder)
+    return dataclasses.replace(lowered, notes=(*notes, *lowered.notes))
 
 
 def _equalized(
     source: SourceModel, plain: Rewritten, feeds: Sequence[Feeds], fmt: str, max_tokens: int
 ) -> tuple[Rewritten, tuple[str, ...]]:
     """Return the equalized module; or the plain one and a note, where a model does not bear it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of sums, and so the bytes of the artifact, must not depend on free cores
-    try:
+    with one_thread():
         changed = equalize(plain.module, [to_tensors(item) for item in feeds])
         print(f"equalized {changed} places on {len(feeds)} calibration texts")
         again = prepare(source)
@@ -56,8 +54,6 @@ def _equalized(
         except (EdgellmError, RuntimeError, TypeError, AttributeError) as error:
             print(f"not equalized: {error}")
             return again, (f"The channels of {fmt} were not equalized: this model does not bear it.",)
-    finally:
-        torch.set_num_threads(threads)
     return plain, ()
 
 

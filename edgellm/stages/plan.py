@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.backends import MIN_TOKENS, TOOLS
-from edgellm.core.scheme import FORMATS, resolve_scheme
+from edgellm.core.scheme import FORMATS, RANGES, resolve_scheme
 from edgellm.core.target import Target
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.runtime import engines
@@ -52,6 +52,7 @@ class Plan:
         max_drop: points that the task's first metric may lose on labelled examples, unless that may be noise.
         calibration: texts that quantization is tuned on; none if the scheme has no use for them.
         own_calibration: whether they are the user's.
+        ranges: how a static scheme chooses the range of an activation, a key of `core.scheme.RANGES`.
         golden: raw inputs of the golden cases.
         labelled: examples with labels, for the task's own metric.
         out: the bundle's folder.
@@ -74,6 +75,7 @@ class Plan:
     out: Path
     corpus: texts.Corpus | None = None
     notes: tuple[str, ...] = ()
+    ranges: str = "mse"
 
     @property
     def max_tokens(self) -> int:
@@ -83,7 +85,7 @@ class Plan:
 
 def resolve(
     model: str | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
-    tokenizer: str | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
+    tokenizer: str | None, pooling: str | None, calibration: str | os.PathLike[str] | None, ranges: str | None,
     golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
     vocab_from: str | os.PathLike[str] | None, describe: Describe,
@@ -109,11 +111,15 @@ def resolve(
             "--max-drop has no use without --eval." if eval is None else f"--max-drop is {max_drop:g}; it is 0 or more."
         )
     samples = texts.read_calibration(Path(calibration)) if calibration is not None else default_texts("calibration")
-    calibrates = bool(set(how.equalized) & set(chosen))
+    calibrates = any(how.calibrates(fmt) for fmt in chosen)
     if calibration is not None and not calibrates:
         raise UsageError(
             f"--calibration has no use: {how.name} in {', '.join(chosen)} runs no samples.", hint="Leave it out."
         )
+    if ranges is not None and ranges not in RANGES:
+        raise unknown("way to choose ranges", ranges, RANGES)
+    if ranges is not None and not how.static:
+        raise UsageError(f"--ranges has no use: {how.name} has no calibrated ranges.", hint="Use --scheme int8-static.")
     corpus = texts.read_corpus(Path(vocab_from)) if vocab_from is not None else None
     for fmt in chosen:
         versions(TOOLS[fmt])
@@ -150,7 +156,7 @@ def resolve(
         source, aim, chosen, how.name, buckets, min_agreement,
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(checked, source.options)),
-        labelled=tuple(labelled), out=place, corpus=corpus,
+        labelled=tuple(labelled), out=place, corpus=corpus, ranges=ranges or next(iter(RANGES)),
         notes=(*((f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else ()), *notes),
     )  # fmt: skip
 

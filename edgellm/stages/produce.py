@@ -111,7 +111,8 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
             "scheme": plan.scheme,
             "buckets": plan.buckets,
             "target": strict.plain(_lowering(plan)),
-            "calibration": plan.calibration if fmt in SCHEMES[plan.scheme].equalized else (),
+            "calibration": plan.calibration if SCHEMES[plan.scheme].calibrates(fmt) else (),
+            "ranges": plan.ranges if SCHEMES[plan.scheme].static else "",
         }
         # What is tuned on texts depends on fp32 sums, as the reference does.
         cpu = cpu_identity() if facts["calibration"] else ""

@@ -1,6 +1,6 @@
 """`python -m tests.figures`: measure every figure of the README and print it, with what it was measured on.
 
---only agreement,speed,build,import    some of them
+--only agreement,speed,static,build,import    some of them
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgellm.runtime.machine import machine
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 """50 varied texts that nothing was chosen with."""
 
-PARTS = ("agreement", "speed", "build", "import")
+PARTS = ("agreement", "speed", "static", "build", "import")
 
 
 def main() -> None:
@@ -39,12 +39,16 @@ def main() -> None:
         if "build" in only:
             print_build(Path(folder))
             os.environ["EDGELLM_CACHE"] = str(Path(folder) / "cache")  # what was just built is measured below
-        if "agreement" in only or "speed" in only:
+        if {"agreement", "speed", "static"} & set(only):
             int8 = edgellm.build(target="linux-x86_64", out=Path(folder) / "int8")
             if "agreement" in only:
                 print_agreement(int8)
             if "speed" in only:
                 print_speed(int8, plain_bundle(Path(folder) / "plain"))
+            if "static" in only:
+                static = edgellm.build(target="linux-x86_64", scheme="int8-static", out=Path(folder) / "static")
+                print_agreement(static)
+                print_against(static, int8)
         if "import" in only:
             print_import()
 
@@ -98,6 +102,20 @@ def print_speed(int8: Bundle, plain: Bundle) -> None:
     print(f"{PLAIN}: torch.onnx.export of the unchanged model, nothing else done to it")
     head = ("artifact", "128 tokens ms", "against ORT fp32", "10 tokens ms", "10 against 128")
     print(columns(head, rows), end="\n\n")
+
+
+def print_against(static: Bundle, dynamic: Bundle) -> None:
+    """Print the time of static artifacts against dynamic ones."""
+    result = bench((static, dynamic), Host(), runs=100, tokens=(128,))
+    p50 = {r.id: r.p50_ms for r in result.records}
+    rows = [
+        (a.format, f"{p50[a.id]:.2f}", f"{p50[b.id]:.2f}", f"{p50[a.id] / p50[b.id]:.2f}")
+        for a in static.manifest.artifacts
+        for b in dynamic.manifest.artifacts
+        if a.format == b.format
+    ]
+    print("128 tokens, 1 thread, p50 of 100 runs, all artifacts interleaved")
+    print(columns(("format", "int8-static ms", "int8-dynamic ms", "ratio"), rows), end="\n\n")
 
 
 PLAIN = "plain-fp32"

@@ -72,6 +72,33 @@ def test_what_collapses_in_8_bit_activations_ships_with_8_bit_weights(model: Mod
     assert all(a.agreement.min > 0.99 for a in Bundle.open(tmp_path / "b").manifest.artifacts)
 
 
+def test_static_ranges_bear_a_channel_that_sticks_out(model: Model, tmp_path: Path) -> None:
+    done = edgellm(
+        "build",
+        str(model("spike")),
+        "--target",
+        "linux-x86_64",
+        "--scheme",
+        "int8-static",
+        "--out",
+        str(tmp_path / "b"),
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = Bundle.open(tmp_path / "b").manifest
+    assert {(a.format, a.scheme) for a in manifest.artifacts} == {
+        (fmt, "int8-static") for fmt in ("executorch", "onnx", "tflite")
+    }
+    assert manifest.calibration is not None
+    assert (manifest.calibration.texts, manifest.calibration.own, manifest.calibration.ranges) == (96, False, "mse")
+    assert "Tuned on edgellm's own 96 texts; --calibration takes texts of your domain." in done.stdout
+    assert not manifest.notes
+    # A quarter of fp32 and the graph: nothing of a size stayed fp32.
+    parameters = manifest.model.parameters
+    for artifact in manifest.artifacts:
+        weights = sum(part.bytes for part in artifact.contents if part.kind != "graph and metadata")
+        assert weights < 1.3 * parameters, (artifact.id, artifact.contents)
+
+
 def test_a_pruned_checkpoint_loads_like_any_other(model: Model, tmp_path: Path) -> None:
     done = edgellm(
         "build", str(model("pruned")), "--target", "linux-x86_64", "--scheme", "fp32", "--format", "onnx",

@@ -8,7 +8,7 @@ from edgellm.core.scheme import FORMATS, SCHEMES, resolve_scheme
 from edgellm.errors import UsageError
 
 
-@pytest.mark.parametrize("name", ["fp32", "int8-dynamic"])
+@pytest.mark.parametrize("name", ["fp32", "int8-dynamic", "int8-static"])
 def test_schemes_that_every_format_expresses(name: str) -> None:
     assert resolve_scheme(name, FORMATS).name == name
 
@@ -24,12 +24,20 @@ def test_executorch_refuses_weight_only_with_the_reason_and_what_works(
         resolve_scheme("int8-weight-only", formats)
     message = str(caught.value)
     assert message.startswith("executorch can't express int8-weight-only: XNNPACK's linear runs in fp32")
-    assert "Use --scheme fp32 or int8-dynamic" in message
+    assert "Use --scheme fp32 or int8-dynamic or int8-static" in message
     assert (also in message) if also else ("--format" not in message)
 
 
 def test_the_other_formats_take_weight_only() -> None:
     assert resolve_scheme("int8-weight-only", ("onnx", "tflite")).name == "int8-weight-only"
+
+
+@pytest.mark.parametrize(
+    ("name", "formats"),
+    [("fp32", []), ("int8-dynamic", ["onnx"]), ("int8-static", list(FORMATS)), ("int8-weight-only", [])],
+)
+def test_what_runs_calibration_texts(name: str, formats: list[str]) -> None:
+    assert [fmt for fmt in FORMATS if SCHEMES[name].calibrates(fmt)] == formats
 
 
 def test_an_unknown_scheme_names_the_nearest() -> None:

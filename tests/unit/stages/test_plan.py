@@ -37,8 +37,8 @@ def classifier_folder(tmp_path: Path) -> Path:
 def resolve(model: Path | str, **options: Any) -> Plan:
     chosen: dict[str, Any] = {
         "target": "linux-arm64", "formats": (), "scheme": None, "task": None, "tokenizer": None, "pooling": None,
-        "calibration": None, "golden": None, "eval": None, "max_drop": None, "min_agreement": 0.99, "seq_len": None,
-        "out": None, "vocab_from": None, "describe": dict,
+        "calibration": None, "ranges": None, "golden": None, "eval": None, "max_drop": None, "min_agreement": 0.99,
+        "seq_len": None, "out": None, "vocab_from": None, "describe": dict,
     }  # fmt: skip
     return plan.resolve(str(model), **{**chosen, **options})
 
@@ -104,6 +104,12 @@ def test_lengths_stay_within_the_position_table(
             InputError,
             "x.txt holds 1 different texts; a gate on fewer than 32 proves little. Leave --",
         ),
+        (
+            {"ranges": "mse"},
+            UsageError,
+            "--ranges has no use: int8-dynamic has no calibrated ranges. Use --scheme int8-st",
+        ),
+        ({"ranges": "msa", "scheme": "int8-static"}, UsageError, "No way to choose ranges 'msa'. Did you mean 'mse'?"),
         ({"max_drop": 0.5}, UsageError, "--max-drop has no use without --eval"),
         ({"max_drop": -1, "eval": "x.tsv"}, UsageError, "--max-drop is -1; it is 0 or more"),
         ({"eval": "x.tsv"}, InputError, "x.tsv line 2: The column text_pair misses; there is label, text."),
@@ -125,6 +131,12 @@ def test_an_impossible_build_is_refused(
     with pytest.raises(kind) as caught:
         resolve(folder, **options)
     assert message in str(caught.value)
+
+
+def test_ranges_are_part_of_the_plan(folder: Path) -> None:
+    assert resolve(folder, scheme="int8-static").ranges == "mse"
+    made = resolve(folder, scheme="int8-static", ranges="entropy", formats=["tflite"])
+    assert (made.ranges, len(made.calibration), made.own_calibration) == ("entropy", 96, False)
 
 
 def test_golden_cases_may_be_texts_of_the_user(folder: Path, classifier_folder: Path, tmp_path: Path) -> None:
@@ -269,7 +281,7 @@ def test_planning_loads_neither_torch_nor_an_engine(folder: Path) -> None:
 import sys
 from edgellm.stages import plan
 plan.resolve({str(folder)!r}, target="linux-arm64", formats=(), scheme=None, task=None, tokenizer=None, pooling=None,
-    calibration=None, golden=None, eval=None, max_drop=None, min_agreement=0.99, seq_len=None, out=None,
+    calibration=None, ranges=None, golden=None, eval=None, max_drop=None, min_agreement=0.99, seq_len=None, out=None,
     vocab_from=None, describe=dict)
 print(sorted(sys.modules.keys() & {{"torch", "transformers", "onnx", "onnxruntime", "executorch", "ai_edge_litert"}}))
 """

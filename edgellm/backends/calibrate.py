@@ -1,0 +1,230 @@
+"""Calibrate: choose on text the 8-bit ranges of what linears read and write, and state them in the module.
+
+A range becomes a pair of `quantized_decomposed` operators, quantize and dequantize, around the call of the linear. In fp32
+they compute the rounding that the artifact will have; torch.export keeps them, and every converter takes them for a
+quantized linear. So a range is chosen once and means the same in each format.
+
+What ruins static int8 in transformers is what the second linear of a feed-forward block writes: a channel or two are a
+hundred times larger than the others and leave those one or two steps (all-MiniLM-L6-v2: 195 against 7). Such channels are
+made smaller in the weights and larger again behind the quantized output. By powers of two, so that fp32 stays exact to the
+bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+from torch import nn
+from torch.nn.utils import parametrize
+
+from edgellm.backends.observe import Samples, groups, linear, one_thread, watch
+
+_ROWS = 16
+"""Tokens of each text that a range is chosen on; its ends are taken over all of them."""
+
+_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
+"""Candidates for where a range ends, as parts of the largest magnitude."""
+
+_PERCENT = 0.9999
+_BINS = 2048
+_LEVELS = 255
+_SPREAD = 4.0
+"""An output channel is evened out where it reaches this many times as far as the middle one."""
+
+GROWN = "grown_by"
+"""Name of the buffer with what a linear's output channels are multiplied by."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """An affine 8-bit range: `value = (q - zero) * scale` with q from `lowest` to `lowest + 255`.
+
+    Attributes:
+        scale: size of a step.
+        zero: q of 0.0, within the range of q.
+        lowest: 0 for unsigned, -128 for signed bytes.
+
+    """
+
+    scale: float
+    zero: int
+    lowest: int
+
+    @staticmethod
+    def of(low: float, high: float, *, signed: bool) -> Range:
+        """Return the range from `low` to `high`, widened to hold 0."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max((high - low) / _LEVELS, 1e-12)
+        lowest = -128 if signed else 0
+        return Range(scale, round(-low / scale) + lowest, lowest)
+
+    def round(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x [...] quantized and dequantized, by the operators that a traced graph keeps."""
+        kind = torch.uint8 if self.lowest == 0 else torch.int8
+        how = (self.scale, self.zero, self.lowest, self.lowest + _LEVELS, kind)
+        ops = torch.ops.quantized_decomposed
+        return ops.dequantize_per_tensor.default(ops.quantize_per_tensor.default(x, *how), *how)
+
+
+def calibrate(
+    module: nn.Module, samples: Samples, *, method: str, signed: bool = True, outputs: bool = True
+) -> tuple[str, ...]:
+    """Quantize what linears read to 8 bits in place, and return the names of those linears.
+
+    Args:
+        module: in evaluation mode.
+        samples: calibration inputs.
+        method: how ranges are chosen, a key of `core.scheme.RANGES`.
+        signed: whether bytes are signed.
+        outputs: whether what they write is quantized as well, as kernels need that compute in integers throughout.
+
+    """
+    with one_thread():
+        names = [name for group in groups(module, samples[0]) for name in group]
+        read, written = ({name: _Seen() for name in names} for _ in range(2))
+        watch(
+            module, names, samples,
+            reads=lambda name, value: read[name].add(value),
+            writes=lambda name, value: written[name].add(value),
+        )  # fmt: skip
+        for name in names:
+            each = linear(module, name)
+            # Behind the hook that equalizes: a range is of what the weights meet.
+            _on_input(each, read[name].range(method, signed))
+            if outputs:
+                _even_out(each, written[name])
+                _on_output(each, written[name].range(method, signed))
+    return tuple(names)
+
+
+def quantize_weights(module: nn.Module, names: tuple[str, ...], *, stored: bool) -> None:
+    """Make the weights of linears int8 in place, symmetric per output channel.
+
+    Args:
+        module: with those linears.
+        names: of the linears.
+        stored: whether the weight is kept in int8 and dequantized by the graph, or kept in fp32 with both operators in
+            the graph, for converters that fold them.
+
+    """
+    for name in names:
+        each = linear(module, name)
+        parametrize.register_parametrization(each, "weight", _Int8(each.weight.data, stored), unsafe=True)
+
+
+class _Int8(nn.Module):
+    """A weight [out, in] that is read through int8."""
+
+    def __init__(self, weight: torch.Tensor, stored: bool) -> None:
+        super().__init__()
+        scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+        self.stored = stored
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(len(weight), dtype=torch.int64))
+        self.register_buffer("int8", (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        ops, how = torch.ops.quantized_decomposed, (self.scale, self.zero, 0, -127, 127, torch.int8)
+        values = self.int8 if self.stored else ops.quantize_per_channel.default(weight, *how)
+        rounded: torch.Tensor = ops.dequantize_per_channel.default(values, *how)
+        return rounded
+
+
+class _Seen:
+    """What a linear read or wrote on all texts: how far each channel reaches, and some of the values."""
+
+    def __init__(self) -> None:
+        self._rows: list[torch.Tensor] = []
+        self._low = torch.zeros(())
+        self._high = torch.zeros(())
+
+    def add(self, value: torch.Tensor) -> None:
+        """Note a tensor [..., channels]."""
+        rows = value.reshape(-1, value.shape[-1])
+        self._low = torch.minimum(self._low, rows.amin(0))
+        self._high = torch.maximum(self._high, rows.amax(0))
+        self._rows.append(rows[:: math.ceil(len(rows) / _ROWS)].clone())  # a view would keep all of it
+
+    @property
+    def reach(self) -> torch.Tensor:
+        """The largest magnitude of each channel, [channels]."""
+        return torch.maximum(-self._low, self._high)
+
+    def divide(self, by: torch.Tensor) -> None:
+        """Scale what was noted down, channel by channel."""
+        self._low, self._high = self._low / by, self._high / by
+        self._rows = [rows / by for rows in self._rows]
+
+    def range(self, method: str, signed: bool) -> Range:
+        """Return the 8-bit range that a method chooses."""
+        low, high = float(self._low.min()), float(self._high.max())
+        values = torch.cat(self._rows).flatten()
+        if method == "minmax":
+            return Range.of(low, high, signed=signed)
+        if method == "percentile":
+            ordered = values.sort().values
+            end = math.ceil(_PERCENT * (len(ordered) - 1))
+            return Range.of(float(ordered[len(ordered) - 1 - end]), float(ordered[end]), signed=signed)
+        furthest = max(-low, high)
+        ranges = [
+            Range.of(max(low, -share * furthest), min(high, share * furthest), signed=signed) for share in _SHARES
+        ]
+        loss: Callable[[torch.Tensor, Range], float] = {"mse": _squared, "entropy": _divergence}[method]
+        return min(ranges, key=lambda candidate: loss(values, candidate))
+
+
+def _squared(values: torch.Tensor, candidate: Range) -> float:
+    return float((candidate.round(values) - values).square().sum())
+
+
+def _divergence(values: torch.Tensor, candidate: Range) -> float:
+    """Return the Kullback-Leibler divergence of a histogram from itself after clipping and rounding.
+
+    After Migacz, 8-bit inference with TensorRT (GTC 2017): what is clipped counts at the ends, and each step shares its
+    count evenly among the bins that it covers and that hold anything.
+    """
+    ends = [(level - candidate.zero) * candidate.scale for level in (candidate.lowest, candidate.lowest + _LEVELS)]
+    clipped = values.clamp(*ends)
+    inside = values[(values >= ends[0]) & (values <= ends[1])]
+    before, kept = (torch.histc(part, _BINS, *ends) for part in (clipped, inside))
+    step = torch.arange(_BINS) * (_LEVELS + 1) // _BINS
+    filled = (kept > 0).float()
+    counts, places = (torch.zeros(_LEVELS + 1).index_add(0, step, part) for part in (kept, filled))
+    after = (counts / places.clamp(min=1))[step] * filled
+    p, q = before / before.sum(), (after + 1e-9) / (after + 1e-9).sum()
+    return float((p * ((p + 1e-12) / q).log()).sum())
+
+
+def _even_out(each: nn.Linear, seen: _Seen) -> None:
+    """Make output channels that reach far smaller in the weights, and larger again behind the output."""
+    reach = seen.reach
+    usual = _SPREAD * float(reach.median().clamp(min=1e-5))
+    by = torch.exp2(torch.ceil(torch.log2((reach / usual).clamp(min=1.0))))
+    if bool((by == 1).all()):
+        return
+    each.weight = nn.Parameter(each.weight.data / by[:, None], requires_grad=False)
+    if each.bias is not None:
+        each.bias = nn.Parameter(each.bias.data / by, requires_grad=False)
+    each.register_buffer(GROWN, by)
+    seen.divide(by)
+
+
+def _on_input(each: nn.Linear, chosen: Range) -> None:
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (chosen.round(args[0]), *args[1:]) if args else args
+
+    each.register_forward_pre_hook(hook)
+
+
+def _on_output(each: nn.Linear, chosen: Range) -> None:
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        if not args:
+            return output
+        rounded = chosen.round(output)
+        return rounded * getattr(module, GROWN) if hasattr(module, GROWN) else rounded
+
+    each.register_forward_hook(hook)
