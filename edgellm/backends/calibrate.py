@@ -13,8 +13,9 @@ bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
@@ -37,6 +38,10 @@ _SPREAD = 4.0
 
 GROWN = "grown_by"
 """Name of the buffer with what a linear's output channels are multiplied by."""
+
+
+Rounded = Callable[[torch.Tensor], torch.Tensor]
+"""Takes a tensor and returns it as 8 bits would give it."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,17 @@ class Range:
         return ops.dequantize_per_tensor.default(ops.quantize_per_tensor.default(x, *how), *how)
 
 
+When = Callable[[str, str], bool]
+"""Tells whether a linear of that name rounds its "inputs" or its "outputs" just now."""
+
+
+def always(name: str, kind: str) -> bool:
+    """Round everything, as artifacts do."""
+    return True
+
+
 def calibrate(
-    module: nn.Module, samples: Samples, *, method: str, signed: bool = True, outputs: bool = True
+    module: nn.Module, samples: Samples, *, method: str, signed: bool = True, outputs: bool = True, when: When = always
 ) -> tuple[str, ...]:
     """Quantize what linears read to 8 bits in place, and return the names of those linears.
 
@@ -81,6 +95,7 @@ def calibrate(
         method: how ranges are chosen, a key of `core.scheme.RANGES`.
         signed: whether bytes are signed.
         outputs: whether what they write is quantized as well, as kernels need that compute in integers throughout.
+        when: asked on each call; channels that stick out are evened out in any case.
 
     """
     with one_thread():
@@ -94,14 +109,14 @@ def calibrate(
         for name in names:
             each = linear(module, name)
             # Behind the hook that equalizes: a range is of what the weights meet.
-            _on_input(each, read[name].range(method, signed))
+            on_input(each, read[name].range(method, signed).round, partial(when, name, "inputs"))
             if outputs:
                 _even_out(each, written[name])
-                _on_output(each, written[name].range(method, signed))
+                _on_output(each, written[name].range(method, signed).round, partial(when, name, "outputs"))
     return tuple(names)
 
 
-def quantize_weights(module: nn.Module, names: tuple[str, ...], *, stored: bool) -> None:
+def quantize_weights(module: nn.Module, names: Iterable[str], *, stored: bool) -> None:
     """Make the weights of linears int8 in place, symmetric per output channel.
 
     Args:
@@ -114,6 +129,11 @@ def quantize_weights(module: nn.Module, names: tuple[str, ...], *, stored: bool)
     for name in names:
         each = linear(module, name)
         parametrize.register_parametrization(each, "weight", _Int8(each.weight.data, stored), unsafe=True)
+
+
+def rounded_weight(weight: torch.Tensor) -> torch.Tensor:
+    """Return a weight [out, in] or a table [rows, width] as int8 gives it, symmetric per row."""
+    return _Int8(weight, stored=True)(weight)
 
 
 class _Int8(nn.Module):
@@ -213,18 +233,18 @@ def _even_out(each: nn.Linear, seen: _Seen) -> None:
     seen.divide(by)
 
 
-def _on_input(each: nn.Linear, chosen: Range) -> None:
+def on_input(each: nn.Linear, rounded: Rounded, when: Callable[[], bool]) -> None:
+    """Round what a linear reads, when it is to be."""
+
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (chosen.round(args[0]), *args[1:]) if args else args
+        return (rounded(args[0]), *args[1:]) if args and when() else args
 
     each.register_forward_pre_hook(hook)
 
 
-def _on_output(each: nn.Linear, chosen: Range) -> None:
+def _on_output(each: nn.Linear, rounded: Rounded, when: Callable[[], bool]) -> None:
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        if not args:
-            return output
-        rounded = chosen.round(output)
-        return rounded * getattr(module, GROWN) if hasattr(module, GROWN) else rounded
+        value = rounded(output) if args and when() else output
+        return value * getattr(module, GROWN) if hasattr(module, GROWN) else value
 
     each.register_forward_hook(hook)

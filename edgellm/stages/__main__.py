@@ -69,6 +69,13 @@ def _run(job: dict[str, Any], folder: Path) -> object:
         from edgellm.stages.trim import write_trimmed
 
         return strict.plain(write_trimmed(source, job["texts"], job["golden"], folder))
+    if job["kind"] == "sensitivity":
+        from edgellm.stages.sensitivity import measure
+
+        found = measure(
+            source, job["scheme"], job["format"], job["texts"], ranges=job["ranges"], max_tokens=job["max_tokens"]
+        )
+        return strict.plain(found)
     from edgellm.stages.lower import lower
 
     target = strict.read(Target, job["target"], "job: target")

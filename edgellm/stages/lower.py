@@ -23,6 +23,7 @@ from edgellm.stages.source import SourceModel
 from edgellm.tasks import load_task
 
 _CHECKED = 8
+"""Texts that the equalized module is compared with the plain one on."""
 
 
 def lower(
@@ -34,14 +35,14 @@ def lower(
     notes: tuple[str, ...] = ()
     feeds = encode_texts(source, calibration, buckets[-1])
     if feeds:
-        rewritten, notes = _equalized(source, rewritten, feeds, fmt, buckets[-1])
+        rewritten, notes = equalized(source, rewritten, feeds, fmt, buckets[-1])
     samples = [to_tensors(item) for item in feeds]
     prepared = Prepared(rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask, samples, ranges)
     lowered = load_backend(fmt).lower(prepared, scheme, target, folder)
     return dataclasses.replace(lowered, notes=(*notes, *lowered.notes))
 
 
-def _equalized(
+def equalized(
     source: SourceModel, plain: Rewritten, feeds: Sequence[Feeds], fmt: str, max_tokens: int
 ) -> tuple[Rewritten, tuple[str, ...]]:
     """Return the equalized module; or the plain one and a note, where a model does not bear it."""

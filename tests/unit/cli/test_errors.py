@@ -101,6 +101,15 @@ OTHERS: list[tuple[str, int, str]] = [
     ("run papers text", BUNDLE, "papers is no bundle: it has no manifest.json. 'edgellm build' makes one."),
     ("inspect nowhere", BUNDLE, "nowhere is no bundle"),
     ("verify wrong --cases 4", GATE, ""),
+    ("sensitivity model --scheme fp32", USAGE, "fp32 quantizes nothing"),
+    ("sensitivity model --scheme int8-statc", USAGE, "Did you mean 'int8-static'?"),
+    ("sensitivity model --format onx", USAGE, "Did you mean 'onnx'?"),
+    ("sensitivity model --scheme int8-weight-only", USAGE, "executorch can't express int8-weight-only"),
+    ("sensitivity model --scheme int8-dynamic --ranges mse", USAGE, "--ranges has no use"),
+    ("sensitivity model --calibration calibration.txt", INPUT, "1 texts are too few"),
+    ("sensitivity model --calibration gone.txt", INPUT, "can't be read"),
+    ("sensitivity papers", INPUT, "is no model: it has no config.json"),
+    ("sensitivity package.module:function", USAGE, "Give --task and --tokenizer"),
 ]
 
 
