@@ -125,13 +125,16 @@ def _flipped(found: Evaluation | None) -> int:
 
 def benched(result: Benchmark) -> str:
     """Return the latency table and the machine it is about."""
+    twice = len({r.id for r in result.records}) > len({r.format for r in result.records})
     rows = [
-        (r.format, r.tokens, f"{r.p50_ms:.2f}", f"{r.p90_ms:.2f}", "n/a" if r.p99_ms is None else f"{r.p99_ms:.2f}",
+        (r.id if twice else r.format, r.tokens, f"{r.p50_ms:.2f}", f"{r.p90_ms:.2f}",
+         "n/a" if r.p99_ms is None else f"{r.p99_ms:.2f}",
          f"{r.mean_ms:.2f}", f"{r.cpu_ms:.2f}", f"{r.tokenize_ms:.3f}", f"{r.load_ms:.0f}", f"{r.first_ms:.2f}",
          f"{r.peak_rss_mb:.0f}")
         for r in result.records
     ]  # fmt: skip
-    head = ("format", "tokens", "p50", "p90", "p99", "mean", "cpu", "tokenize", "load", "first", "peak MB")
+    name = "artifact" if twice else "format"
+    head = (name, "tokens", "p50", "p90", "p99", "mean", "cpu", "tokenize", "load", "first", "peak MB")
     first = result.records[0]
     engines = ", ".join(sorted(set(result.engines.values())))
     return columns(head, rows) + (

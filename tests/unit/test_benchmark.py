@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgellm.benchmark import Text, lengths_of
+from edgellm.benchmark import Text, bench, lengths_of
+from edgellm.cli.render import benched
+from edgellm.device.host import Host
 from edgellm.errors import UsageError
 from edgellm.runtime import Bundle
 from tests.tiny import edit_manifest, tiny_bundle
@@ -36,3 +39,13 @@ def test_a_text_has_the_lengths_it_is_asked_for(zero_shot: Bundle, embedder: Bun
     for bundle, tokens in ((zero_shot, 36), (embedder, 7)):
         feeds = Text(bundle).feeds(tokens, bundle.manifest.artifacts[0].signature)
         assert feeds["input_ids"].shape == (1, tokens)
+
+
+def test_artifacts_of_one_format_are_told_apart(embedder: Bundle) -> None:
+    result = bench(embedder, Host(), runs=1, warmup=0, tokens=(5,))
+    assert "\nonnx " in f"\n{benched(result)}"
+    assert "onnx-fp32" not in benched(result)
+    (record,) = result.records
+    other = dataclasses.replace(record, id="onnx-int8-static")
+    both = benched(dataclasses.replace(result, records=(record, other))).splitlines()
+    assert [line.split()[0] for line in both[:3]] == ["artifact", "onnx-fp32", "onnx-int8-static"]
