@@ -116,6 +116,29 @@ def calibrate(
     return tuple(names)
 
 
+def beyond(module: nn.Module, samples: Samples, others: Samples) -> tuple[str, float]:
+    """Return the linear that other inputs drive out of the range of the samples most often, and the share of its rows.
+
+    A module that is not calibrated yet: what is rounded stays in its range.
+    """
+    with one_thread():
+        names = [name for group in groups(module, samples[0]) for name in group]
+        seen = {name: _Seen() for name in names}
+        watch(module, names, samples, reads=lambda name, value: seen[name].add(value))
+        rows, out = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+
+        def note(name: str, value: torch.Tensor) -> None:
+            low, high = seen[name].ends
+            past = (value.amin(-1) < low) | (value.amax(-1) > high)
+            rows[name] += past.numel()
+            out[name] += int(past.sum())
+
+        watch(module, names, others, reads=note)
+    share = {name: out[name] / rows[name] for name in names if rows[name]}
+    worst = max(share, key=lambda name: share[name])
+    return worst, share[worst]
+
+
 def quantize_weights(module: nn.Module, names: Iterable[str], *, stored: bool) -> None:
     """Make the weights of linears int8 in place, symmetric per output channel.
 
@@ -174,6 +197,11 @@ class _Seen:
         """The largest magnitude of each channel, [channels]."""
         return torch.maximum(-self._low, self._high)
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value, or 0 where that is further out."""
+        return float(self._low.min()), float(self._high.max())
+
     def divide(self, by: torch.Tensor) -> None:
         """Scale what was noted down, channel by channel."""
         self._low, self._high = self._low / by, self._high / by
@@ -181,7 +209,7 @@ class _Seen:
 
     def range(self, method: str, signed: bool) -> Range:
         """Return the 8-bit range that a method chooses."""
-        low, high = float(self._low.min()), float(self._high.max())
+        low, high = self.ends
         values = torch.cat(self._rows).flatten()
         if method == "minmax":
             return Range.of(low, high, signed=signed)

@@ -88,6 +88,7 @@ def _run(job: dict[str, Any], folder: Path) -> object:
         folder,
         calibration=job["calibration"],
         ranges=job["ranges"],
+        golden=job["golden"],
     )
     return strict.plain(lowered)
 

@@ -50,11 +50,12 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
         *(entries[f].folder / lowered[f].file for f in plan.formats),
     ):
         _link(path, folder / path.name)
-    notes = [
+    said = [
         *plan.notes,
         *entries[REFERENCE].value["notes"],
         *(note for each in lowered.values() for note in each.notes),
     ]
+    notes = list(dict.fromkeys(said))  # formats may say the same
     manifest = _manifest(plan, lowered, notes, folder)
     _ensure_fit(plan, manifest, store, folder)
     measured = _measured(plan, manifest, store, folder, reference)

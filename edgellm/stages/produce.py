@@ -28,6 +28,9 @@ REFERENCE = "reference"
 LABELLED = "labelled.jsonl"
 """The fp32 source's answers to the raw inputs of labelled examples, one a line, in the reference's folder."""
 
+_COMPARED = 96
+"""Golden inputs at most that a static scheme's calibration texts are compared with."""
+
 _LONGEST_FIRST = ("executorch", "tflite", REFERENCE, "onnx")
 
 
@@ -113,6 +116,7 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
             "target": strict.plain(_lowering(plan)),
             "calibration": plan.calibration if SCHEMES[plan.scheme].calibrates(fmt) else (),
             "ranges": plan.ranges if SCHEMES[plan.scheme].static else "",
+            "golden": plan.golden[:_COMPARED] if SCHEMES[plan.scheme].static else (),
         }
         # What is tuned on texts depends on fp32 sums, as the reference does.
         cpu = cpu_identity() if facts["calibration"] else ""

@@ -99,6 +99,19 @@ def test_static_ranges_bear_a_channel_that_sticks_out(model: Model, tmp_path: Pa
         assert weights < 1.3 * parameters, (artifact.id, artifact.contents)
 
 
+def test_calibration_texts_of_another_domain_are_noted(model: Model, tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("a\nb\nc\n")
+    done = edgellm(
+        "build", str(model("encoder")), "--target", "linux-x86_64", "--scheme", "int8-static", "--format", "onnx",
+        "--calibration", str(own), "--ranges", "minmax", "--min-agreement", "0.5", "--out", str(tmp_path / "b"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (note,) = Bundle.open(tmp_path / "b").manifest.notes
+    assert note.startswith("The calibration texts are unlike the golden texts: ")
+    assert note in " ".join(done.stdout.split("\n"))
+
+
 def test_a_pruned_checkpoint_loads_like_any_other(model: Model, tmp_path: Path) -> None:
     done = edgellm(
         "build", str(model("pruned")), "--target", "linux-x86_64", "--scheme", "fp32", "--format", "onnx",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgellm.backends import calibrate as module
-from edgellm.backends.calibrate import GROWN, Range, calibrate, quantize_weights
+from edgellm.backends.calibrate import GROWN, Range, beyond, calibrate, quantize_weights
 from edgellm.core.scheme import RANGES
 
 EDGES = st.floats(-1e4, 1e4, allow_nan=False)
@@ -125,6 +125,18 @@ def test_outputs_are_left_alone_where_the_kernel_gives_fp32() -> None:
     calibrate(other, samples(), method="mse", outputs=True)
     assert not hasattr(block.down, GROWN)
     assert error(block, expected) < error(other, expected)
+
+
+def test_inputs_of_another_kind_are_noticed() -> None:
+    block, known = Block().eval(), samples()
+    assert beyond(block, known, known) == ("up", 0.0)
+    torch.manual_seed(9)
+    alike = [{"x": torch.randn(1, 20, 32)} for _ in range(10)]
+    assert beyond(block, known, alike)[1] < 0.02
+    other = [{"x": item["x"] * 3} for item in alike]
+    name, share = beyond(block, known, other)
+    assert share > 0.5
+    assert name in ("up", "down")
 
 
 def test_weights_stored_in_int8_are_those_that_a_converter_folds() -> None:
