@@ -9,7 +9,7 @@ from typing import Any
 
 from edgellm.core import strict
 from edgellm.core.sensitivity import Sensitivity
-from edgellm.errors import InputError, UsageError
+from edgellm.errors import DeviceError, InputError, UsageError
 from edgellm.stages import texts
 from edgellm.stages.cache import Cache
 from edgellm.stages.jobs import Job, run_jobs
@@ -20,8 +20,7 @@ _TARGET = "linux-x86_64"
 """Takes every format; nothing of a target is simulated."""
 
 MIN_TEXTS = 6
-MAX_TOKENS = 128
-"""Longer texts are cut: noise does not wait for the end of a text."""
+"""Different texts at least."""
 
 
 def measure_sensitivity(
@@ -53,13 +52,19 @@ def measure_sensitivity(
     """
     if scheme == "fp32":
         raise UsageError("fp32 quantizes nothing.", hint="Use --scheme int8-static or int8-dynamic.")
+    if model is not None and ":" in os.fspath(model):
+        raise InputError(
+            f"The sensitivity of {model} can't be measured: a function leaves no folder.",
+            hint="Save its module with save_pretrained, and give that folder.",
+        )
     plan = resolve(
         None if model is None else os.fspath(model), target=_TARGET, formats=(format,), scheme=scheme, task=task,
         tokenizer=None if tokenizer is None else os.fspath(tokenizer), pooling=pooling, calibration=None, ranges=ranges,
         golden=None, eval=None, max_drop=None, min_agreement=0.0, seq_len=None, out=None, vocab_from=None,
-        describe=_no_function,
+        describe=lambda name: {},
     )  # fmt: skip
-    lines = default_texts("calibration") if calibration is None else texts.read_calibration(Path(calibration))
+    given = default_texts("calibration") if calibration is None else texts.read_calibration(Path(calibration))
+    lines = list(dict.fromkeys(given))  # none may choose and be measured on
     if len(lines) < MIN_TEXTS:
         raise InputError(
             f"{len(lines)} texts are too few to choose ranges on some and measure on the others.",
@@ -68,21 +73,17 @@ def measure_sensitivity(
     used = lines[:: -(-len(lines) // MAX_CALIBRATION)]
     fields: dict[str, object] = {
         "kind": "sensitivity", "source": strict.plain(plan.source), "scheme": scheme, "format": format, "texts": used,
-        "ranges": plan.ranges, "max_tokens": min(plan.max_tokens, MAX_TOKENS),
+        "ranges": plan.ranges, "max_tokens": plan.max_tokens,
     }  # fmt: skip
     found: dict[str, Any] = {}
-    store = Cache.default()
-    with store.workspace() as work:
-        folder = work / "sensitivity"
-        folder.mkdir()
-        log = store.root / "logs" / f"sensitivity-{time.time_ns()}-{os.getpid()}.log"
-        job = Job("sensitivity", {**fields, "folder": str(folder)}, found.update)
-        run_jobs([job], side_by_side=1, log=log, started=lambda name: None)
+    try:
+        store = Cache.default()
+        with store.workspace() as work:
+            folder = work / "sensitivity"
+            folder.mkdir()
+            log = store.root / "logs" / f"sensitivity-{time.time_ns()}-{os.getpid()}.log"
+            job = Job("sensitivity", {**fields, "folder": str(folder)}, found.update)
+            run_jobs([job], side_by_side=1, log=log, started=lambda name: None)
+    except OSError as error:
+        raise DeviceError(f"The model could not be run: {error.strerror or error}.") from None
     return strict.read(Sensitivity, found, "sensitivity")
-
-
-def _no_function(name: str) -> dict[str, object]:
-    raise InputError(
-        f"The sensitivity of {name} can't be measured.",
-        hint="Save its module with save_pretrained, and give that folder.",
-    )

@@ -13,7 +13,7 @@ bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,10 +22,11 @@ import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_dec
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edgellm.backends.observe import Samples, groups, linear, one_thread, watch
+from edgellm.backends.observe import Samples, called, linear, one_thread, watch
+from edgellm.errors import InputError
 
-_ROWS = 16
-"""Tokens of each text that a range is chosen on; its ends are taken over all of them."""
+_ROWS = 1536
+"""Tokens that a range is chosen on, evenly spread over all texts; its ends are taken over all tokens."""
 
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
 """Candidates for where a range ends, as parts of the largest magnitude."""
@@ -86,8 +87,8 @@ def always(name: str, kind: str) -> bool:
 
 def calibrate(
     module: nn.Module, samples: Samples, *, method: str, signed: bool = True, outputs: bool = True, when: When = always
-) -> tuple[str, ...]:
-    """Quantize what linears read to 8 bits in place, and return the names of those linears.
+) -> tuple[list[str], list[str]]:
+    """Quantize what linears read to 8 bits in place.
 
     Args:
         module: in evaluation mode.
@@ -97,14 +98,26 @@ def calibrate(
         outputs: whether what they write is quantized as well, as kernels need that compute in integers throughout.
         when: asked on each call; channels that stick out are evened out in any case.
 
+    Returns:
+        The names of the linears that were calibrated, and of those that are called and could not be.
+
+    Raises:
+        InputError: none could.
+
     """
     with one_thread():
-        names = [name for group in groups(module, samples[0]) for name in group]
-        read, written = ({name: _Seen() for name in names} for _ in range(2))
+        names, left = called(module, samples[0])
+        if not names:
+            raise InputError(
+                "No linear of this model can be calibrated: it calls none in the usual way.",
+                hint="Try --scheme int8-dynamic.",
+            )
+        rows = max(1, _ROWS // len(samples))
+        read, written = ({name: _Seen(rows) for name in names} for _ in range(2))
         watch(
             module, names, samples,
             reads=lambda name, value: read[name].add(value),
-            writes=lambda name, value: written[name].add(value),
+            writes=(lambda name, value: written[name].add(value)) if outputs else None,
         )  # fmt: skip
         for name in names:
             each = linear(module, name)
@@ -113,17 +126,18 @@ def calibrate(
             if outputs:
                 _even_out(each, written[name])
                 _on_output(each, written[name].range(method, signed).round, partial(when, name, "outputs"))
-    return tuple(names)
+    return names, left
 
 
 def beyond(module: nn.Module, samples: Samples, others: Samples) -> tuple[str, float]:
     """Return the linear that other inputs drive out of the range of the samples most often, and the share of its rows.
 
+    ("", 0.0) where no linear reads anything.
     A module that is not calibrated yet: what is rounded stays in its range.
     """
     with one_thread():
-        names = [name for group in groups(module, samples[0]) for name in group]
-        seen = {name: _Seen() for name in names}
+        names, _ = called(module, samples[0])
+        seen = {name: _Seen(0) for name in names}
         watch(module, names, samples, reads=lambda name, value: seen[name].add(value))
         rows, out = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
 
@@ -135,8 +149,8 @@ def beyond(module: nn.Module, samples: Samples, others: Samples) -> tuple[str, f
 
         watch(module, names, others, reads=note)
     share = {name: out[name] / rows[name] for name in names if rows[name]}
-    worst = max(share, key=lambda name: share[name])
-    return worst, share[worst]
+    worst = max(share, key=lambda name: share[name], default="")
+    return worst, share.get(worst, 0.0)
 
 
 def quantize_weights(module: nn.Module, names: Iterable[str], *, stored: bool) -> None:
@@ -152,6 +166,14 @@ def quantize_weights(module: nn.Module, names: Iterable[str], *, stored: bool) -
     for name in names:
         each = linear(module, name)
         parametrize.register_parametrization(each, "weight", _Int8(each.weight.data, stored), unsafe=True)
+
+
+def left_out(names: Sequence[str], what: str) -> tuple[str, ...]:
+    """Return a note about linears that could not be calibrated."""
+    if not names:
+        return ()
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (f"{len(names)} linear{'s' * (len(names) > 1)} ({some}) could not be calibrated; {what}.",)
 
 
 def rounded_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -178,9 +200,10 @@ class _Int8(nn.Module):
 
 
 class _Seen:
-    """What a linear read or wrote on all texts: how far each channel reaches, and some of the values."""
+    """What a linear read or wrote on all texts: how far each channel reaches, and up to `rows` tokens of each text."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int) -> None:
+        self._keep = rows
         self._rows: list[torch.Tensor] = []
         self._low = torch.zeros(())
         self._high = torch.zeros(())
@@ -190,7 +213,8 @@ class _Seen:
         rows = value.reshape(-1, value.shape[-1])
         self._low = torch.minimum(self._low, rows.amin(0))
         self._high = torch.maximum(self._high, rows.amax(0))
-        self._rows.append(rows[:: math.ceil(len(rows) / _ROWS)].clone())  # a view would keep all of it
+        if self._keep:
+            self._rows.append(rows[:: math.ceil(len(rows) / self._keep)].clone())  # a view would keep all of it
 
     @property
     def reach(self) -> torch.Tensor:

@@ -19,9 +19,9 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
-from edgellm.backends.calibrate import calibrate, quantize_weights
+from edgellm.backends.calibrate import calibrate, left_out, quantize_weights
 from edgellm.backends.constructs import converting, unsupported
-from edgellm.backends.observe import linear
+from edgellm.backends.observe import linear, looked_up_by
 from edgellm.backends.trace import example, trace
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
@@ -82,23 +82,20 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
 def _quantize_static(prepared: Prepared) -> tuple[str, ...]:
     """Quantize linears in place to int8 per channel, with calibrated ranges of what they read and write; return notes."""
     module = prepared.module
-    calibrated = calibrate(module, prepared.samples, method=prepared.ranges)
+    calibrated, left = calibrate(module, prepared.samples, method=prepared.ranges)
     quantize_weights(module, calibrated, stored=True)
-    done = {linear(module, name) for name in calibrated}
-    others = [child for child in module.modules() if type(child) is nn.Linear and child not in done]
-    if not others:
-        return ()
-    _quantize_linears(module, done)
-    return (f"executorch: {len(others)} linears take ranges as they come, where none could be calibrated.",)
+    _quantize_linears(module, {linear(module, name) for name in calibrated})
+    return left_out(left, "executorch quantizes what they read as it comes")
 
 
 def _quantize_linears(module: nn.Module, done: Collection[nn.Module]) -> None:
     """Quantize linears in place, but for those that are done: int8 per channel with dynamic 8-bit activations."""
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
     from torchao.quantization.granularity import PerAxis
+    from torchao.quantization.quant_api import _is_linear
 
     config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
-    quantize_(module, config, lambda child, name: isinstance(child, nn.Linear) and child not in done)
+    quantize_(module, config, lambda child, name: _is_linear(child) and child not in done)
 
 
 def _quantize_tables(module: nn.Module, feeds: dict[str, torch.Tensor]) -> None:
@@ -109,7 +106,7 @@ def _quantize_tables(module: nn.Module, feeds: dict[str, torch.Tensor]) -> None:
     from torchao.quantization import IntxWeightOnlyConfig, quantize_
     from torchao.quantization.granularity import PerAxis
 
-    looked_up = _looked_up(module, feeds)
+    looked_up = looked_up_by(module, feeds)
     for table in module.modules():
         if isinstance(table, nn.Embedding):
             # A padding index keeps the int8 lookup from being fused ("Missing out variants: dequantize_affine").
@@ -119,21 +116,6 @@ def _quantize_tables(module: nn.Module, feeds: dict[str, torch.Tensor]) -> None:
         IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)),
         lambda child, name: child in looked_up and child.num_embeddings >= _MIN_ROWS,
     )
-
-
-def _looked_up(module: nn.Module, feeds: dict[str, torch.Tensor]) -> set[nn.Module]:
-    """Return the embeddings that a forward pass calls."""
-    called: set[nn.Module] = set()
-    hooks = [
-        table.register_forward_hook(lambda table, args, output: called.add(table))
-        for table in module.modules()
-        if isinstance(table, nn.Embedding)
-    ]
-    with torch.no_grad():
-        module(**feeds)
-    for hook in hooks:
-        hook.remove()
-    return called
 
 
 class _LayerNorm(nn.Module):

@@ -47,6 +47,47 @@ def groups(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> list[tuple[st
     ]
 
 
+def called(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+    """Return the linears whose inputs can be observed, and those for which that is not so, of all that are called.
+
+    Not so where one is called by keyword, has a forward of its own, or has an embedding table as its weight.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    plain: dict[str, bool] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        own = type(module) is not nn.Linear or id(module.weight) in tables
+
+        def note(module: nn.Module, args: object, output: object, name: str = name, own: bool = own) -> None:
+            plain[name] = plain.get(name, True) and bool(args) and not own
+
+        hooks.append(module.register_forward_hook(note))
+    try:
+        with torch.no_grad():
+            model(**feeds)
+    finally:
+        for each in hooks:
+            each.remove()
+    return [name for name, fine in plain.items() if fine], [name for name, fine in plain.items() if not fine]
+
+
+def looked_up_by(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> set[nn.Module]:
+    """Return the embeddings that a forward pass calls, and does not compute with instead."""
+    found: set[nn.Module] = set()
+    hooks = [
+        table.register_forward_hook(lambda table, args, output: found.add(table))
+        for table in model.modules()
+        if isinstance(table, nn.Embedding)
+    ]
+    with torch.no_grad():
+        model(**feeds)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def watch(
     model: nn.Module, names: Sequence[str], samples: Samples, *, reads: Note | None = None, writes: Note | None = None
 ) -> None:

@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
 from edgellm.backends._tied import share, untie
-from edgellm.backends.calibrate import calibrate
+from edgellm.backends.calibrate import calibrate, left_out
 from edgellm.backends.constructs import converting
 from edgellm.backends.trace import trace
 from edgellm.core.signature import Signature
@@ -39,9 +39,11 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     """Write model-<scheme>.onnx, with the IR version and opset of the target."""
     import torch
 
+    notes: tuple[str, ...] = ()
     if scheme == "int8-static":
         # Unsigned: on x86 the kernel for signed activations is far slower; on Arm they are alike.
-        calibrate(prepared.module, prepared.samples, method=prepared.ranges, signed=False, outputs=False)
+        _, left = calibrate(prepared.module, prepared.samples, method=prepared.ranges, signed=False, outputs=False)
+        notes = left_out(left, "in onnx their weights are int8, and what they compute is fp32")
     program = trace(prepared.module, prepared)
     with converting("onnx", lambda: program, prepared.module):
         exported = torch.onnx.export(
@@ -81,6 +83,7 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         delegated_ops=None,
         total_ops=len(model.graph.node),
         contents=contents_of(_survey(model), len(data)),
+        notes=notes,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgellm.backends import Lowered, Prepared, contents_of
-from edgellm.backends.calibrate import calibrate, quantize_weights
+from edgellm.backends.calibrate import calibrate, left_out, quantize_weights
 from edgellm.backends.constructs import converting
 from edgellm.backends.trace import example, trace_static
 from edgellm.core.signature import InputSpec, Signature
@@ -26,8 +26,10 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     """Write model-<scheme>.tflite."""
     import litert_torch
 
+    notes: tuple[str, ...] = ()
     if scheme == "int8-static":
-        calibrated = calibrate(prepared.module, prepared.samples, method=prepared.ranges)
+        calibrated, left = calibrate(prepared.module, prepared.samples, method=prepared.ranges)
+        notes = left_out(left, "tflite quantizes what they read as it comes")
         quantize_weights(prepared.module, calibrated, stored=False)
     converter = litert_torch
     for tokens in prepared.buckets:
@@ -57,6 +59,7 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         delegated_ops=None,
         total_ops=operators,
         contents=contents_of(kinds, len(data)),
+        notes=notes,
     )
 
 
@@ -65,13 +68,10 @@ def _quantize(source: Path, scheme: str, path: Path) -> None:
 
     recipes = {
         "int8-dynamic": recipe.dynamic_wi8_afp32,
-        "int8-static": recipe.dynamic_wi8_afp32,
+        "int8-static": recipe.dynamic_wi8_afp32,  # of tables, and of what has no calibrated range
         "int8-weight-only": recipe.weight_only_wi8_afp32,
     }
-    rules = recipes[scheme]()
-    if scheme == "int8-static":  # the linears are done
-        rules = [{**rule, "operation": "EMBEDDING_LOOKUP"} for rule in rules]
-    quantizer.Quantizer(str(source), rules).quantize().export_model(str(path), overwrite=True)
+    quantizer.Quantizer(str(source), recipes[scheme]()).quantize().export_model(str(path), overwrite=True)
 
 
 def _folding(scheme: str) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def sensitivity(
     ]
     rest = len(found.layers) - len(shown)
     more = f"\n{rest} more layers, each quieter; --json has them." if rest else ""
+    if found.left_out:
+        more += f"\nNot simulated, because what they read can't be observed: {', '.join(found.left_out)}."
     how = f", ranges by {found.ranges}" if found.ranges else ""
     own = "" if calibration else "\nThese are edgellm's own texts; --calibration takes texts of your domain."
     click.echo(

@@ -51,6 +51,7 @@ class Sensitivity:
         whole: when everything is quantized.
         layers: each module that holds quantized weights, the costliest alone first.
         kinds: weights, tables, inputs and outputs of linears, over all layers, likewise.
+        left_out: linears that are not simulated, because what they read can't be observed.
 
     """
 
@@ -65,3 +66,4 @@ class Sensitivity:
     whole: Loss
     layers: tuple[Part, ...]
     kinds: tuple[Part, ...]
+    left_out: tuple[str, ...] = ()

@@ -53,6 +53,11 @@ def _advice(artifacts: Sequence[Artifact]) -> str:
         return "fp32 should agree to rounding: the conversion itself is wrong; please report it."
     if "int8-dynamic" in schemes:
         return "\nTry --scheme int8-weight-only, another --format, or --scheme fp32 to see whether quantizing is the cause."
+    if "int8-static" in schemes:
+        return (
+            "\nTry --scheme int8-dynamic, or --calibration with texts of your domain; 'edgellm sensitivity' shows which layers "
+            "lose what."
+        )
     return "\nTry --scheme fp32 to see whether quantizing is the cause."
 
 

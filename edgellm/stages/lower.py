@@ -41,7 +41,7 @@ def lower(
     """
     rewritten = prepare(source)
     notes: tuple[str, ...] = ()
-    feeds = encode_texts(source, calibration, buckets[-1])
+    feeds = encode_texts(source, calibration, buckets[-1]) if calibration else []
     if feeds:
         rewritten, notes = equalized(source, rewritten, feeds, fmt, buckets[-1])
     samples = [to_tensors(item) for item in feeds]

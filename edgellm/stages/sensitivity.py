@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from edgellm.backends.calibrate import calibrate, on_input, rounded_weight
-from edgellm.backends.observe import Samples, groups, linear, one_thread
+from edgellm.backends.observe import Samples, called, linear, looked_up_by, one_thread
 from edgellm.core.scheme import SCHEMES
 from edgellm.core.sensitivity import Loss, Part, Sensitivity
 from edgellm.core.signature import Outputs, Signature
@@ -41,6 +41,9 @@ EVERY = 3
 _MIN_ROWS = 64
 """Embedding tables with fewer rows stay fp32 in every format."""
 
+_MEASURED = 64
+"""Texts at most that are measured on: each runs through the model twice for each part."""
+
 Switch = tuple[str, str]
 """A layer and a kind of quantization of it."""
 
@@ -59,22 +62,23 @@ def measure(
         max_tokens: longer texts are cut.
 
     """
-    checked = texts[::EVERY]
+    checked = texts[::EVERY][:_MEASURED]
     chosen = [text for number, text in enumerate(texts) if number % EVERY]
     active: set[Switch] = set()
     with one_thread():
+        answers = _Answers(source, checked, max_tokens)
+        answers.keep(prepare(source).module)
         module = _prepared(source, scheme, fmt, chosen, max_tokens)
         samples = [to_tensors(item) for item in encode_texts(source, chosen, max_tokens)]
         switches = list(_install(module, samples, scheme, fmt, ranges, active))
         weights = _weights(module, switches)
-        answers = _Answers(source, checked, max_tokens)
-        answers.keep(module)
+        _, left = called(module, samples[0])
 
         def loss(part: Iterable[Switch]) -> Loss:
             active.clear()
             active.update(part)
-            for switch, (owner, plain, rounded) in weights.items():
-                owner.weight.data = rounded if switch in active else plain
+            for each in weights:
+                each.owner.weight.data = each.rounded if active & each.switches else each.plain
             return answers.loss(module)
 
         layers = list(dict.fromkeys(layer for layer, _ in switches))
@@ -87,6 +91,7 @@ def measure(
     return Sensitivity(
         source.name, source.task, answers.task.METRIC, scheme, fmt, ranges if SCHEMES[scheme].static else None,
         len(chosen), len(checked), whole, _sorted(parts[name] for name in layers), _sorted(parts[name] for name in kinds),
+        tuple(left),
     )  # fmt: skip
 
 
@@ -112,7 +117,8 @@ def _install(
     def when(layer: str, kind: str) -> bool:
         return (layer, kind) in active
 
-    names = [name for group in groups(module, samples[0]) for name in group]
+    names, _ = called(module, samples[0])
+    looked_up = looked_up_by(module, samples[0])
     if SCHEMES[scheme].static:
         calibrate(module, samples, method=ranges, signed=fmt != "onnx", outputs=fmt != "onnx", when=when)
         kinds = ["weights", "inputs"] if fmt == "onnx" else ["weights", "inputs", "outputs"]
@@ -124,20 +130,29 @@ def _install(
         kinds = ["weights"]
     yield from ((name, kind) for name in names for kind in kinds)
     for name, table in list(module.named_modules()):
-        if isinstance(table, nn.Embedding) and table.num_embeddings >= _MIN_ROWS:
+        if table in looked_up and isinstance(table, nn.Embedding) and table.num_embeddings >= _MIN_ROWS:
             yield name, "tables"
 
 
-def _weights(
-    module: nn.Module, switches: Iterable[Switch]
-) -> dict[Switch, tuple[nn.Linear | nn.Embedding, torch.Tensor, torch.Tensor]]:
-    """Return, for each weight and table, whose it is, and how it is with and without rounding."""
-    found: dict[Switch, tuple[nn.Linear | nn.Embedding, torch.Tensor, torch.Tensor]] = {}
+@dataclass
+class _Weight:
+    """A weight with and without rounding, and the switches that it has: one for each module that shares it."""
+
+    owner: nn.Linear | nn.Embedding
+    plain: torch.Tensor
+    rounded: torch.Tensor
+    switches: set[Switch]
+
+
+def _weights(module: nn.Module, switches: Iterable[Switch]) -> list[_Weight]:
+    found: dict[int, _Weight] = {}
     for switch in switches:
         owner = module.get_submodule(switch[0])
         if switch[1] in ("weights", "tables") and isinstance(owner, (nn.Linear, nn.Embedding)):
-            found[switch] = (owner, owner.weight.data, rounded_weight(owner.weight.data))
-    return found
+            plain = owner.weight.data
+            each = found.setdefault(id(owner.weight), _Weight(owner, plain, rounded_weight(plain), set()))
+            each.switches.add(switch)
+    return list(found.values())
 
 
 def _per_token(x: torch.Tensor) -> torch.Tensor:

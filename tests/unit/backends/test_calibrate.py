@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgellm.backends import calibrate as module
-from edgellm.backends.calibrate import GROWN, Range, beyond, calibrate, quantize_weights
+from edgellm.backends.calibrate import GROWN, Range, beyond, calibrate, left_out, quantize_weights
 from edgellm.core.scheme import RANGES
+from edgellm.errors import InputError
 
 EDGES = st.floats(-1e4, 1e4, allow_nan=False)
 
@@ -59,7 +60,7 @@ def test_a_range_holds_its_ends_and_zero_is_exact(low: float, high: float, signe
 
 
 def ranges_of(values: torch.Tensor) -> dict[str, Range]:
-    seen = module._Seen()
+    seen = module._Seen(16)
     for part in values.split(16):
         seen.add(part.unsqueeze(0))
     return {method: seen.range(method, signed=True) for method in RANGES}
@@ -92,7 +93,7 @@ def test_one_sided_values_are_clipped_at_their_far_end_only() -> None:
 def test_8_bits_are_close_to_fp32(method: str, signed: bool) -> None:
     block = Block()
     expected = answers(block)
-    assert calibrate(block, samples(), method=method, signed=signed) == ("up", "down", "out")
+    assert calibrate(block, samples(), method=method, signed=signed) == (["up", "down", "out"], [])
     quantize_weights(block, ("up", "down", "out"), stored=False)
     assert 0 < error(block, expected) < 0.05
 
@@ -161,12 +162,45 @@ def test_a_head_that_is_the_embedding_table_is_not_calibrated() -> None:
             return answer
 
     feeds = [{"x": torch.arange(n).unsqueeze(0)} for n in range(4, 40)]
-    assert calibrate(Tied().eval(), feeds, method="mse") == ("inner",)
+    assert calibrate(Tied().eval(), feeds, method="mse") == (["inner"], ["head"])
+    assert left_out(["head"], "it stays") == ("1 linear (head) could not be calibrated; it stays.",)
+    assert left_out([], "it stays") == ()
+
+
+def test_a_model_without_anything_to_calibrate_is_refused() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(32, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            answer: torch.Tensor = self.out(input=x)
+            return answer
+
+    with pytest.raises(InputError, match=r"No linear of this model can be calibrated.*int8-dynamic"):
+        calibrate(Keyword().eval(), samples(), method="mse")
+
+
+def test_a_linear_that_is_called_in_two_places_is_calibrated_over_both() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(2)
+            self.one, self.two = nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            answer: torch.Tensor = self.one((self.one(x) + self.two(x)) * 3)
+            return answer
+
+    shared = Shared().eval()
+    expected = answers(shared)
+    assert calibrate(shared, samples(), method="minmax") == (["one", "two"], [])
+    assert error(shared, expected) < 0.05
 
 
 def test_the_traced_graph_states_the_ranges() -> None:
     block = Block().eval()
-    names = calibrate(block, samples(), method="mse")
+    names, _ = calibrate(block, samples(), method="mse")
     quantize_weights(block, names, stored=True)
     program = torch.export.export(block, (), kwargs={"x": torch.randn(1, 7, 32)}, strict=False)
     counts: dict[str, int] = {}

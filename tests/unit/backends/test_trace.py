@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from edgellm.backends import Prepared
-from edgellm.backends.executorch import _LayerNorm, _looked_up, _restate_layer_norms
+from edgellm.backends.executorch import _LayerNorm, _quantize_linears, _restate_layer_norms
+from edgellm.backends.observe import looked_up_by
 from edgellm.backends.trace import MIN_TOKENS, clamp_constants, example, trace, trace_static
 from edgellm.core.manifest import TaskOptions
 from edgellm.core.signature import InputSpec, OutputSpec
@@ -124,7 +125,7 @@ def test_a_table_that_is_computed_with_is_not_among_those_that_are_looked_up() -
             return out
 
     module = Relative()
-    assert _looked_up(module, FEEDS) == {module.table}
+    assert looked_up_by(module, FEEDS) == {module.table}
     assert not module.table._forward_hooks
 
 
@@ -266,3 +267,23 @@ def test_a_source_that_looks_at_padding_is_not_blamed_on_a_rewrite() -> None:
     assert masked.padding < 1e-6
     assert not masked.looks_at_padding
     assert ensure_faithful(Mixing(), Mixing(), FIVE, longest=5).padding == 0
+
+
+def test_linears_that_torchao_leaves_alone_stay_so() -> None:
+    """The projection behind nn.MultiheadAttention is called without its forward, and would fail."""
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend, self.out = nn.MultiheadAttention(32, 4, batch_first=True), nn.Linear(32, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            answer: torch.Tensor = self.out(self.attend(x, x, x, need_weights=False)[0])
+            return answer
+
+    module = Attending().eval().requires_grad_(False)
+    x = torch.randn(1, 5, 32)
+    expected = module(x)
+    _quantize_linears(module, set())
+    assert type(module.out.weight) is not nn.Parameter
+    assert float((module(x) - expected).abs().max()) < 0.05

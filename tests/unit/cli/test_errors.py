@@ -109,7 +109,7 @@ OTHERS: list[tuple[str, int, str]] = [
     ("sensitivity model --calibration calibration.txt", INPUT, "1 texts are too few"),
     ("sensitivity model --calibration gone.txt", INPUT, "can't be read"),
     ("sensitivity papers", INPUT, "is no model: it has no config.json"),
-    ("sensitivity package.module:function", USAGE, "Give --task and --tokenizer"),
+    ("sensitivity package.module:function", INPUT, "a function leaves no folder"),
 ]
 
 
