@@ -84,11 +84,12 @@ class Reference:
         if any(unicodedata.category(c) == "Cn" or (self.python and _unsettled(c)) for c in text):
             return False
         text = text.lower() if self.lowercase else text
-        seen = "".join(c for c in text if c.isspace() or not unicodedata.category(c).startswith("C"))
-        seen = unicodedata.normalize("NFKC", seen)
+        visible = "".join(c for c in text if c.isspace() or not unicodedata.category(c).startswith("C"))
+        seen = unicodedata.normalize("NFKC", visible)
         if any(seen.count(token) != text.count(token) for token in self._tokenizer.all_special_tokens):
             return False
-        composed = self.uncased or unicodedata.is_normalized("NFC", text)
+        # Both drop control characters first, which may bring a letter and its accent together.
+        composed = self.uncased or unicodedata.is_normalized("NFC", visible)
         return not self.python or (composed and not (self.uncased and "Σ" in text))
 
     @functools.cached_property
@@ -109,9 +110,11 @@ class Reference:
 
 
 def _unsettled(c: str) -> bool:
-    """Return whether a character is young, and splits words or changes in normalization: the library's tables are older."""
-    young = unicodedata.ucd_3_2_0.category(c) == "Cn"
-    return young and (unicodedata.category(c)[0] in "PM" or bool(unicodedata.decomposition(c)))
+    """Return whether a character splits words or changes in normalization by young tables only, or did by old ones."""
+    before, now = unicodedata.ucd_3_2_0.category(c), unicodedata.category(c)
+    if before == "Cn":
+        return now[0] in "PM" or bool(unicodedata.decomposition(c))
+    return (before[0] == "P") != (now[0] == "P")  # U+166D was punctuation until Unicode 12
 
 
 def load_references(source: SourceModel) -> tuple[list[Reference], tuple[str, ...]]:

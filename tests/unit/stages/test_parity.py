@@ -18,7 +18,7 @@ from edgellm.runtime import session
 from edgellm.stages import parity
 from edgellm.stages.parity import Comparison, compare, corpus, ensure_parity
 from edgellm.stages.reference import write_tokenizer
-from edgellm.stages.references import files_beside
+from edgellm.stages.references import files_beside, load_references
 from edgellm.stages.source import SourceModel
 from tests.tokenizers import KINDS, source_of, write_source
 
@@ -312,3 +312,17 @@ def test_what_lies_beside_tokenizer_json_is_known_by_its_content(made: Made, tmp
     assert {"config.json", "tokenizer_config.json", "vocab.txt"} <= before.keys()
     edit(folder / "tokenizer_config.json", do_lower_case=False)
     assert files_beside(folder / "tokenizer.json") != before
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("wordpiece", "return t\u0312r\u166d and"), ("cased", "boa\x00\u0301 and"), ("cased", "boa\u0301 and")],
+)
+def test_what_python_and_the_library_have_other_tables_for_is_compared_with_the_library_alone(
+    made: Made, kind: str, text: str
+) -> None:
+    references, _ = load_references(made(kind))
+    assert {reference.name: reference.comparable(text) for reference in references} == {
+        "BertTokenizer": True,
+        "BertTokenizerLegacy": False,
+    }
