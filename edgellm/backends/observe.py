@@ -22,13 +22,18 @@ def linear(model: nn.Module, name: str) -> nn.Linear:
     return found
 
 
+def _tables(model: nn.Module) -> set[int]:
+    """Return the identities of the weights that are embedding tables."""
+    return {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+
+
 def groups(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
     """Return the linears of a model, grouped by reading the same tensor.
 
     One that is called several times, each time with other companions, is left out: its input is no one tensor. So is
     one whose weight is an embedding table as well, which files would then hold twice.
     """
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables = _tables(model)
     seen: list[tuple[str, torch.Tensor]] = []  # keeps the tensors, so that no id is used twice
 
     def note(name: str, value: torch.Tensor) -> None:
@@ -52,7 +57,7 @@ def called(model: nn.Module, feeds: Mapping[str, torch.Tensor]) -> tuple[list[st
 
     Not so where one is called by keyword, has a forward of its own, or has an embedding table as its weight.
     """
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables = _tables(model)
     plain: dict[str, bool] = {}
     hooks = []
     for name, module in model.named_modules():

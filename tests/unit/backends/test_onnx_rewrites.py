@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgellm.backends import onnx as backend
+from edgellm.backends import _onnx_quantize, _onnx_rewrite
+from edgellm.backends.onnx import rename_output
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(1, 3, 8)).astype(np.float32)
@@ -75,7 +76,7 @@ def test_the_output_gets_its_name_and_what_had_it_another(inner: str) -> None:
     left = "embedding" if inner == "node" else "x"
     made = model([*first, node("Add", [left, "embedding"], ["y"], name="a")], constants)
     expected = run(copy.deepcopy(made))
-    backend.rename_output(made, "embedding")
+    rename_output(made, "embedding")
     assert [o.name for o in made.graph.output] == ["embedding"]
     np.testing.assert_array_equal(run(made)[0], expected[0])
 
@@ -83,7 +84,7 @@ def test_the_output_gets_its_name_and_what_had_it_another(inner: str) -> None:
 def test_an_output_that_others_read_as_well_is_renamed_everywhere() -> None:
     made = model([node("Relu", ["x"], ["y"]), node("Neg", ["y"], ["z"])], {}, ["y", "z"])
     expected = run(copy.deepcopy(made))
-    backend.rename_output(made, "logits")
+    rename_output(made, "logits")
     assert [o.name for o in made.graph.output] == ["logits", "z"]
     for got, wanted in zip(run(made), expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
@@ -92,7 +93,7 @@ def test_an_output_that_others_read_as_well_is_renamed_everywhere() -> None:
 def test_an_output_that_has_its_name_already_is_left_alone() -> None:
     made = model([node("Relu", ["x"], ["y"])], {})
     before = made.SerializeToString()
-    backend.rename_output(made, "y")
+    rename_output(made, "y")
     assert made.SerializeToString() == before
 
 
@@ -114,7 +115,7 @@ def test_a_gemm_becomes_matmul_and_add_where_that_is_the_same(
     x = f32(3, 8)
     available = {"w": f32(8, 4), "wt": f32(4, 8), "b": f32(4), "square": f32(3, 3)}
     made = model([node("Gemm", inputs, ["y"], name="g", **attributes)], {k: available[k] for k in inputs[1:] if k}, x=x)
-    _, operators = after(backend.gemm_to_matmul, made, x)
+    _, operators = after(_onnx_rewrite.gemm_to_matmul, made, x)
     assert operators["MatMul"] == matmuls
     assert operators["Gemm"] == 1 - matmuls
 
@@ -160,7 +161,7 @@ def test_matmuls_with_heads_are_merged_and_split_once(case: str) -> None:
     widths, special, splits = HEADS[case]
     nodes, constants, outputs = pairs(*widths, heads=4, **special)
     made = model(nodes, constants, outputs)
-    merged, operators = after(backend.merge_matmuls, made)
+    merged, operators = after(_onnx_rewrite.merge_matmuls, made)
     assert (merged, operators["MatMul"], operators["Split"]) == (1, 1, 1)
     assert operators["Reshape"] == (1 if splits else len(widths))
 
@@ -168,7 +169,7 @@ def test_matmuls_with_heads_are_merged_and_split_once(case: str) -> None:
 @pytest.mark.parametrize("widths", [(8, 8), (8, 4, 2), (1, 7)])
 def test_matmuls_without_heads_are_merged_as_well(widths: tuple[int, ...]) -> None:
     nodes, constants, outputs = pairs(*widths)
-    merged, operators = after(backend.merge_matmuls, model(nodes, constants, outputs))
+    merged, operators = after(_onnx_rewrite.merge_matmuls, model(nodes, constants, outputs))
     assert (merged, operators["MatMul"], operators["Add"], operators["Split"]) == (1, 1, 1, 1)
 
 
@@ -176,7 +177,7 @@ def test_one_pair_and_pairs_over_different_values_stay() -> None:
     nodes, constants, outputs = pairs(8, 8)
     nodes[2].input[0] = "other"
     made = model([node("Relu", ["x"], ["other"]), *nodes], constants, outputs)
-    assert after(backend.merge_matmuls, made)[0] == 0
+    assert after(_onnx_rewrite.merge_matmuls, made)[0] == 0
 
 
 @pytest.mark.parametrize("case", ["no bias", "residual", "two readers", "scalar bias", "short bias", "wide bias"])
@@ -193,13 +194,13 @@ def test_pairs_that_do_not_merge_stay_correct(case: str) -> None:
         outputs.append("z")
     else:
         constants["b1"] = {"scalar bias": np.float32(3), "short bias": f32(1), "wide bias": f32(3, 8)}[case]
-    after(backend.merge_matmuls, model(nodes, constants, outputs))
+    after(_onnx_rewrite.merge_matmuls, model(nodes, constants, outputs))
 
 
 def test_an_add_before_a_layer_normalization_becomes_a_sum() -> None:
     norm = node("LayerNormalization", ["s", "scale"], ["n"], axis=-1)
     made = model([node("Add", ["x", "b"], ["s"]), norm, node("Add", ["n", "b"], ["y"])], {"b": f32(8), "scale": f32(8)})
-    changed, operators = after(backend.unfuse_residuals, made)
+    changed, operators = after(_onnx_rewrite.unfuse_residuals, made)
     assert (changed, operators["Sum"], operators["Add"]) == (1, 1, 1)
 
 
@@ -208,7 +209,7 @@ def test_embedding_tables_become_int8_per_row() -> None:
     table[5] = 0
     made = model([node("Gather", ["table", "x"], ["y"])], {"table": table}, x=IDS)
     expected = run(copy.deepcopy(made), IDS)[0]
-    assert backend.quantize_tables(made) == 1
+    assert _onnx_quantize.quantize_tables(made) == 1
     got = run(made, IDS)[0]
     assert np.isfinite(got).all()
     for row, wanted in zip(got[0], expected[0], strict=True):
@@ -239,7 +240,7 @@ def test_tables_that_are_not_only_looked_up_by_row_stay_correct(case: str) -> No
                  node("Cast", ["z"], ["y"], to=TensorProto.FLOAT)]  # fmt: skip
         table = np.zeros((100, 2), dtype=np.float32)
     made = model(nodes, {"table": table}, x=x)
-    count, _ = after(backend.quantize_tables, made, x, atol)
+    count, _ = after(_onnx_quantize.quantize_tables, made, x, atol)
     assert count == (1 if case == "two lookups" else 0)
 
 
@@ -250,7 +251,7 @@ def test_matmul_weights_become_int8_per_channel(names: tuple[str, str]) -> None:
     nodes = [node("MatMul", ["x", f"w{i}"], [f"y{i}"], name=names[i]) for i in range(2)]
     made = model(nodes, weights, ["y0", "y1"])
     expected = run(copy.deepcopy(made))
-    assert backend.quantize_weights(made) == 2
+    assert _onnx_quantize.quantize_weights(made) == 2
     for got, wanted, weight in zip(run(made), expected, weights.values(), strict=True):
         # Each weight is off by half a step at most, and a step is a channel's own.
         bound = np.abs(X).sum(-1, keepdims=True) * np.abs(weight).max(0) / 254
@@ -264,4 +265,4 @@ def test_only_constant_two_dimensional_weights_are_quantized() -> None:
         node("MatMul", ["x", "t"], ["s"]),
         node("MatMul", ["s", "w"], ["y"]),
     ]
-    assert after(backend.quantize_weights, model(nodes, {"w": f32(1, 3, 4)}))[0] == 0
+    assert after(_onnx_quantize.quantize_weights, model(nodes, {"w": f32(1, 3, 4)}))[0] == 0

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgellm.backends._tied import share, untie
-from edgellm.backends.onnx import _quantize_dynamic, drop_unused, quantize_tables, quantize_weights
+from edgellm.backends._onnx_graph import drop_unused
+from edgellm.backends._onnx_quantize import quantize_dynamic, quantize_tables, quantize_weights
+from edgellm.backends._onnx_tied import share, untie
 
 ROWS, WIDTH = 300, 32
 
@@ -50,7 +51,7 @@ def quantized(model: onnx.ModelProto, scheme: str, folder: Path) -> onnx.ModelPr
     untie(model)
     quantize_tables(model)
     if scheme == "int8-dynamic":
-        model = _quantize_dynamic(model, folder)
+        model = quantize_dynamic(model, folder)
     else:
         quantize_weights(model)
     return model
