@@ -18,6 +18,7 @@ from edgellm.core.manifest import Artifact
 from edgellm.core.signature import Feeds, Signature
 from edgellm.device import Device
 from edgellm.errors import InputError, UsageError
+from edgellm.runtime import engines
 from edgellm.runtime.bundle import TOKENIZER, Bundle
 from edgellm.runtime.client import WorkerClient
 from edgellm.runtime.machine import Machine
@@ -79,7 +80,13 @@ def bench(
     if runs < 1 or warmup < 0 or threads < 1:
         raise UsageError("--runs and --threads are 1 or more, --warmup is 0 or more.")
     several = [bundles] if isinstance(bundles, Bundle) else list(bundles)
-    pairs = choose(several, formats)
+    pairs = [pair for pair in choose(several, formats) if not engines.emulates(pair[1].format)]
+    missing = sorted({fmt for fmt in formats if fmt not in {a.format for _, a in pairs} | {a.id for _, a in pairs}})
+    if missing or not pairs:
+        raise UsageError(
+            f"{' and '.join(missing) or 'All of the bundle'} is emulated on this machine, and has no latency.",
+            hint="Measure it on the device.",
+        )
     lengths = lengths_of(several, tokens)
     for bundle in several:
         bundle.use_all()

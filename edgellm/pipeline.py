@@ -47,7 +47,7 @@ def build(
     *,
     target: str,
     formats: Sequence[str] = (),
-    scheme: str | None = None,
+    scheme: str | Sequence[str] | None = None,
     task: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     pooling: str | None = None,
@@ -71,7 +71,7 @@ def build(
             out, the sentence encoder of the `demo` extra.
         target: name of a target (`edgellm targets`).
         formats: which of the target's formats; all if empty.
-        scheme: what is quantized how; the target's default if None.
+        scheme: what is quantized how: a scheme for every format, or several "format=scheme"; the target's own if None.
         task: pipeline id; from the model's architecture if None.
         tokenizer: folder with tokenizer.json, where the model's has none.
         pooling: for feature-extraction: "mean", "cls" or "none".
@@ -103,8 +103,8 @@ def build(
 
 
 def build_timed(
-    model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
-    tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
+    model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | Sequence[str] | None,
+    task: str | None, tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
     ranges: str | None, golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     vocab_from: str | os.PathLike[str] | None, min_agreement: float, seq_len: Sequence[int] | None,
     out: str | os.PathLike[str] | None, verify_on_device: bool, cache: bool, progress: Report,
@@ -127,7 +127,7 @@ def build_timed(
                 None if model is None else os.fspath(model),
                 target=target,
                 formats=formats,
-                scheme=scheme,
+                schemes=() if scheme is None else (scheme,) if isinstance(scheme, str) else tuple(scheme),
                 task=task,
                 tokenizer=None if tokenizer is None else os.fspath(tokenizer),
                 pooling=pooling,
@@ -185,7 +185,7 @@ def _devices(plan: Plan) -> list[Device]:
         )
     devices = [open_device(name) for name in plan.target.devices]
     for device in devices:
-        device.check(plan.formats)
+        device.check([fmt for fmt in plan.formats if fmt in device.formats])
     return devices
 
 

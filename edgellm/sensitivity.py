@@ -58,7 +58,7 @@ def measure_sensitivity(
             hint="Save its module with save_pretrained, and give that folder.",
         )
     plan = resolve(
-        None if model is None else os.fspath(model), target=_TARGET, formats=(format,), scheme=scheme, task=task,
+        None if model is None else os.fspath(model), target=_TARGET, formats=(format,), schemes=(scheme,), task=task,
         tokenizer=None if tokenizer is None else os.fspath(tokenizer), pooling=pooling, calibration=None, ranges=ranges,
         golden=None, eval=None, max_drop=None, min_agreement=0.0, seq_len=None, out=None, vocab_from=None,
         describe=lambda name: {},

@@ -28,7 +28,7 @@ from edgellm import support
 from edgellm.backends import TOOLS
 from edgellm.cli.support import supported
 from edgellm.core import strict
-from edgellm.core.scheme import FORMATS
+from edgellm.core.scheme import PORTABLE
 from edgellm.tasks import load_task
 from edgellm.texts import default_texts
 from tests.vocabularies import KINDS, WRITERS
@@ -235,10 +235,10 @@ def _merge(row: support.Architecture) -> None:
     rows = {}
     if path.is_file():
         before = support.read_support()
-        rows = {row.name: row for row in before.architectures} if before.measured == _conditions(FORMATS) else {}
+        rows = {row.name: row for row in before.architectures} if before.measured == _conditions(PORTABLE) else {}
     rows[row.name] = row
     ordered = tuple(rows[each.name] for each in (*LISTED, *OTHERS) if each.name in rows)
-    path.write_text(_as_json(support.Support(_conditions(FORMATS), ordered)), encoding="utf-8")
+    path.write_text(_as_json(support.Support(_conditions(PORTABLE), ordered)), encoding="utf-8")
 
 
 def _as_json(matrix: support.Support) -> str:
@@ -249,7 +249,7 @@ def main() -> None:
     """Print the matrix."""
     parser = argparse.ArgumentParser(prog="python -m tests.architectures", description=__doc__)
     parser.add_argument("--only", action="append", help="name of an architecture; may be repeated")
-    parser.add_argument("--format", action="append", choices=FORMATS, help="may be repeated; all if left out")
+    parser.add_argument("--format", action="append", choices=PORTABLE, help="may be repeated; all if left out")
     parser.add_argument("--write", action="store_true", help="keep the matrix in edgellm/support.json")
     parser.add_argument("--json", help="file that takes the matrix as JSON")
     parser.add_argument("--model", nargs=2, metavar=("NAME", "FOLDER"), help="write one tiny model, and nothing else")
@@ -265,7 +265,7 @@ def main() -> None:
     if args.write and args.format:
         parser.error("--write keeps whole rows: leave --format out")
     keep = _merge if args.write else lambda row: None
-    result = run([rows[name] for name in args.only or rows], args.format or FORMATS, keep)
+    result = run([rows[name] for name in args.only or rows], args.format or PORTABLE, keep)
     if args.json:
         Path(args.json).write_text(_as_json(result), encoding="utf-8")
     print(supported(result))

@@ -16,7 +16,13 @@ from edgellm.errors import InputError
 Level = Literal["ok", "warning", "error"]
 Fact = str | int | bool | None | tuple[str, ...]
 
-KINDS = {"native": "native file", "onnx": "ONNX model", "tflite": "TFLite model", "executorch": "ExecuTorch program"}
+KINDS = {
+    "native": "native file",
+    "onnx": "ONNX model",
+    "qnn": "QNN context binary",
+    "tflite": "TFLite model",
+    "executorch": "ExecuTorch program",
+}
 """Kind of a file that can be examined, and what people call it."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgellm.abi import FileFacts, Finding, damage
 from edgellm.abi.executorch import examine_executorch
 from edgellm.abi.onnx import examine_onnx
+from edgellm.abi.qnn import examine_qnn
 from edgellm.abi.tflite import examine_tflite
 from edgellm.core.target import Target
 from edgellm.errors import InputError
@@ -15,6 +16,7 @@ from edgellm.errors import InputError
 _EXAMINERS: dict[str, Callable[[Path, str, Target | None], tuple[FileFacts, list[Finding]]]] = {
     "executorch": examine_executorch,
     "onnx": examine_onnx,
+    "qnn": examine_qnn,
     "tflite": examine_tflite,
 }
 
@@ -24,7 +26,7 @@ def examine_artifact(path: Path, artifact_format: str, target: Target) -> list[F
 
     Args:
         path: its main file.
-        artifact_format: "executorch", "onnx" or "tflite".
+        artifact_format: "executorch", "onnx", "qnn" or "tflite".
         target: what it has to fit.
 
     Raises:

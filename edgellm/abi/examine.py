@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from edgellm.abi import Examination, FileFacts, Finding, damage, elf, errors, executorch, tflite
+from edgellm.abi import Examination, FileFacts, Finding, damage, elf, errors, executorch, qnn, tflite
 from edgellm.abi.artifacts import artifact_facts
 from edgellm.abi.native import examine_native
 from edgellm.abi.reader import opened
@@ -19,6 +19,9 @@ from edgellm.targets import load_target, target_names
 
 _MOST_FILES = 20_000
 """A folder with more is no bundle and no library folder, but a file system."""
+
+_HEAD = 4096
+"""Bytes at the beginning of a file that tell what it is; a context binary's node begins there."""
 
 _SUFFIXES = {".onnx": "onnx", ".tflite": "tflite", ".pte": "executorch", ".so": "native"}
 _OTHER = {b"\xcf\xfa\xed\xfe": "a Mach-O file", b"\xca\xfe\xba\xbe": "a Mach-O file", b"MZ": "a Windows program"}
@@ -70,10 +73,11 @@ def _bundle(folder: Path, known: Target | None) -> Examination:
     facts: list[FileFacts | None] = []
     findings = list(_stated(manifest, target))
     for artifact in manifest.artifacts:
-        read, found = artifact_facts(folder / artifact.file, artifact.format, artifact.file, target)
-        facts.append(read)
-        findings += found
-    named = frozenset(artifact.file for artifact in manifest.artifacts)
+        for name in artifact.files:
+            read, found = artifact_facts(folder / name, artifact.format, name, target)
+            facts.append(read)
+            findings += found
+    named = frozenset(name for artifact in manifest.artifacts for name in artifact.files)
     for read, found in _folder(folder, target, named):
         facts.append(read)
         findings += found
@@ -168,7 +172,7 @@ def _kind(path: Path) -> str:
 
     """
     with opened(path) as reader:
-        head = reader.at(0, min(16, reader.size))
+        head = reader.at(0, min(_HEAD, reader.size))
     if head.startswith(elf.MAGIC):
         return "native"
     if head[4:8] == tflite.IDENTIFIER.encode():
@@ -176,6 +180,8 @@ def _kind(path: Path) -> str:
     if head[4:6] == executorch.IDENTIFIER[:2].encode() and head[6:8].isdigit():
         return "executorch"
     named = _named(path)
+    if named == "onnx" and qnn.NODE.encode() in head:
+        return "qnn"
     if named == "native":
         raise InputError(f"{path} is called a library, and is no ELF file.", hint="Copy or build it again.")
     if named is not None:

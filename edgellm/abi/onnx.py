@@ -56,7 +56,7 @@ def examine_onnx(path: Path, subject: str, target: Target | None) -> tuple[FileF
         MissingDependencyError: the onnx package is not installed.
 
     """
-    model = _load(path)
+    model = load_onnx(path)
     opsets = {_domain(item.domain): item.version for item in model.opset_import}
     functions = {(_domain(function.domain), function.name) for function in model.functions}
     operators = Counter((_domain(node.domain), node.op_type) for node in _nodes(model))
@@ -206,7 +206,14 @@ def _largest(weights: onnx.TensorProto) -> int:
     return int(np.abs(stored.astype(np.int64)).max(initial=0))
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Return the model in an ONNX file.
+
+    Raises:
+        InputError: it can't be read, is no ONNX file, or is damaged.
+        MissingDependencyError: the onnx package is not installed.
+
+    """
     try:
         import onnx
     except ImportError:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from edgellm import plugins
 from edgellm.core.manifest import BytesOf
-from edgellm.core.scheme import FORMATS
 from edgellm.core.signature import InputSpec, OutputSpec, Signature
 from edgellm.core.target import Target
 
@@ -51,7 +50,8 @@ class Lowered:
     """What a backend wrote.
 
     Attributes:
-        file: name of the file in the folder it was given.
+        file: name of the main file in the folder it was given.
+        more_files: names of the others; of a static format, `file` and these are one for each bucket.
         signature: of the artifact.
         session_options: for the engine.
         partitions, delegated_ops, total_ops: as in the manifest.
@@ -68,6 +68,7 @@ class Lowered:
     total_ops: int | None
     contents: tuple[BytesOf, ...]
     notes: tuple[str, ...] = ()
+    more_files: tuple[str, ...] = ()
 
 
 MIN_TOKENS = 4
@@ -92,6 +93,7 @@ MODULES = {
     "litert-torch": "litert_torch",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
+    "onnxruntime-qnn": "onnxruntime_qnn",
     "onnxscript": "onnxscript",
     "torch": "torch",
     "torchao": "torchao",
@@ -102,19 +104,20 @@ MODULES = {
 TOOLS: dict[str, tuple[str, ...]] = {
     "executorch": ("executorch", "torch", "torchao", "transformers"),
     "onnx": ("onnx", "onnxruntime", "onnxscript", "torch", "transformers"),
+    "qnn": ("onnx", "onnxruntime", "onnxruntime-qnn", "onnxscript", "torch", "transformers"),
     "tflite": ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "torch", "transformers"),
 }
-"""Format to the distributions that lowering needs and whose versions decide the bytes. Known without importing any."""
+"""Backend to the distributions that lowering needs and whose versions decide the bytes. Known without importing any."""
 
 
-def load_backend(fmt: str) -> Backend:
-    """Import and return the backend of a format."""
-    return cast(Backend, plugins.load("edgellm.backends", fmt))
+def load_backend(name: str) -> Backend:
+    """Import and return a backend; `Target.backend` names it."""
+    return cast(Backend, plugins.load("edgellm.backends", name))
 
 
 def backend_names() -> list[str]:
-    """Return the formats that have a backend, sorted."""
-    return plugins.names("edgellm.backends", FORMATS)
+    """Return the names of all backends, sorted."""
+    return plugins.names("edgellm.backends", tuple(TOOLS))
 
 
 def contents_of(kinds: dict[str, int], total: int) -> tuple[BytesOf, ...]:

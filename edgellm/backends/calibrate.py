@@ -112,7 +112,7 @@ def calibrate(
                 hint="Try --scheme int8-dynamic.",
             )
         rows = max(1, _ROWS // len(samples))
-        read, written = ({name: _Seen(rows) for name in names} for _ in range(2))
+        read, written = ({name: Seen(rows) for name in names} for _ in range(2))
         watch(
             module, names, samples,
             reads=lambda name, value: read[name].add(value),
@@ -128,6 +128,20 @@ def calibrate(
     return names, left
 
 
+def even_out(module: nn.Module, samples: Samples) -> None:
+    """Make output channels of linears that stick out smaller in place, and larger again behind the linear: fp32 stays as it is.
+
+    For backends that quantize the graph themselves; `calibrate` does it where it quantizes outputs.
+    """
+    with one_thread():
+        names, _ = called(module, samples[0])
+        written = {name: Seen(0) for name in names}
+        watch(module, names, samples, writes=lambda name, value: written[name].add(value))
+        for name in names:
+            _even_out(linear(module, name), written[name])
+            _on_output(linear(module, name), lambda value: value, partial(always, name, "outputs"))
+
+
 def beyond(module: nn.Module, samples: Samples, others: Samples) -> tuple[str, float]:
     """Return the linear that other inputs drive out of the range of the samples most often, and the share of its rows.
 
@@ -136,7 +150,7 @@ def beyond(module: nn.Module, samples: Samples, others: Samples) -> tuple[str, f
     """
     with one_thread():
         names, _ = called(module, samples[0])
-        seen = {name: _Seen(0) for name in names}
+        seen = {name: Seen(0) for name in names}
         watch(module, names, samples, reads=lambda name, value: seen[name].add(value))
         rows, out = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
 
@@ -198,7 +212,7 @@ class _Int8(nn.Module):
         return rounded
 
 
-class _Seen:
+class Seen:
     """What a linear read or wrote on all texts: how far each channel reaches, and up to `rows` tokens of each text."""
 
     def __init__(self, rows: int) -> None:
@@ -270,7 +284,7 @@ def _divergence(values: torch.Tensor, candidate: Range) -> float:
     return float(nn.functional.kl_div(rounded.log(), before / before.sum(), reduction="sum"))
 
 
-def _even_out(each: nn.Linear, seen: _Seen) -> None:
+def _even_out(each: nn.Linear, seen: Seen) -> None:
     """Make output channels that reach far smaller in the weights, and larger again behind the output."""
     reach = seen.reach
     usual = _SPREAD * float(reach.median().clamp(min=1e-5))

@@ -23,25 +23,12 @@ from edgellm.errors import EdgellmError
 
 def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>.onnx, with the IR version and opset of the target."""
-    import torch
-
     notes: tuple[str, ...] = ()
     if scheme == "int8-static":
         # Unsigned: on x86 the kernel for signed activations is far slower; on Arm they are alike.
         _, left = calibrate(prepared.module, prepared.samples, method=prepared.ranges, signed=False, outputs=False)
         notes = left_out(left, "in onnx their weights are int8, and what they compute is fp32")
-    program = trace(prepared.module, prepared)
-    with converting("onnx", lambda: program, prepared.module):
-        exported = torch.onnx.export(
-            program, dynamo=True, opset_version=target.onnx.opset, verbose=False, optimize=True
-        )
-    if exported is None:
-        raise EdgellmError("torch.onnx.export returned nothing.")
-    model = exported.model_proto
-    del model.graph.value_info[:]  # stale shapes make quantize_dynamic fail on classifiers
-    _strip_metadata(model)
-    rename_output(model, prepared.output.name)
-    gemm_to_matmul(model)
+    model = export(prepared, target)
     merge_matmuls(model)
     unfuse_residuals(model)
     if scheme != "fp32":
@@ -71,6 +58,30 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         contents=contents_of(_survey(model), len(data)),
         notes=notes,
     )
+
+
+def export(prepared: Prepared, target: Target) -> onnx.ModelProto:
+    """Return the traced module as ONNX, with a dynamic length, in the opset of the target; every linear is a MatMul.
+
+    Raises:
+        InputError: the model has an operator that ONNX lacks.
+
+    """
+    import torch
+
+    program = trace(prepared.module, prepared)
+    with converting("onnx", lambda: program, prepared.module):
+        exported = torch.onnx.export(
+            program, dynamo=True, opset_version=target.onnx.opset, verbose=False, optimize=True
+        )
+    if exported is None:
+        raise EdgellmError("torch.onnx.export returned nothing.")
+    model = exported.model_proto
+    del model.graph.value_info[:]  # stale shapes make quantize_dynamic fail on classifiers
+    _strip_metadata(model)
+    rename_output(model, prepared.output.name)
+    gemm_to_matmul(model)
+    return model
 
 
 def _strip_metadata(model: onnx.ModelProto) -> None:

@@ -56,7 +56,8 @@ class Artifact:
         id: unique in the bundle, for example "onnx-int8-dynamic".
         format: "executorch", "onnx" or "tflite".
         file: its main file, relative to the bundle.
-        sha256, bytes: of that file.
+        sha256: of that file.
+        bytes: of all its files.
         scheme: what is quantized how.
         delegate: what runs it on the target.
         signature: inputs, outputs, lengths.
@@ -66,6 +67,7 @@ class Artifact:
         total_ops: operators of the graph before delegation.
         contents: where the bytes are, largest first.
         agreement: with the fp32 source, on the build host.
+        more_files: the others; where the signature has buckets, `files` are one for each.
         evaluation: the task's metrics on labelled texts, where `--eval` gave some; without examples of flips, which are
             the user's texts.
 
@@ -86,6 +88,12 @@ class Artifact:
     contents: tuple[BytesOf, ...]
     agreement: Agreement
     evaluation: Evaluation | None = None
+    more_files: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All of its files."""
+        return (self.file, *self.more_files)
 
 
 @dataclass(frozen=True)
@@ -182,5 +190,7 @@ class Manifest:
                 raise ValueError(f"artifacts: min_tokens of {artifact.id} is no length up to max_tokens")
             if labels and artifact.signature.outputs[0].shape[-1:] != (len(labels),):
                 raise ValueError(f"artifacts: {artifact.id} has other outputs than there are labels")
+            if artifact.more_files and len(artifact.files) != len(buckets):
+                raise ValueError(f"artifacts: {artifact.id} has other files than it has buckets")
             if buckets and buckets[-1] < self.max_tokens:
                 raise ValueError(f"artifacts: the buckets of {artifact.id} end before max_tokens")

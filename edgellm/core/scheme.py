@@ -1,14 +1,25 @@
-"""Schemes: what is quantized how, and which format can express it."""
+"""Schemes: what is quantized how, and which backend can express it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgellm.errors import UsageError, unknown
 
-FORMATS: tuple[str, ...] = ("executorch", "onnx", "tflite")
-"""Every format that edgellm writes."""
+FORMATS: tuple[str, ...] = ("executorch", "onnx", "qnn", "tflite")
+"""Every format that edgellm writes. "qnn" is an ONNX file around a context binary, which only Qualcomm's provider runs."""
+
+PORTABLE: tuple[str, ...] = ("executorch", "onnx", "tflite")
+"""Those that run on any CPU their engine runs on; a format beyond them is compiled for one NPU."""
+
+DELEGATES: dict[str, str] = {"executorch": "xnnpack", "onnx": "cpu", "qnn": "htp", "tflite": "xnnpack"}
+"""Format to the delegate that its own backend lowers for; another delegate has a backend of its own."""
+
+
+def backend_of(fmt: str, delegate: str) -> str:
+    """Return the name of the backend that writes a format for a delegate: "onnx", "executorch-vulkan", ..."""
+    return fmt if delegate == DELEGATES[fmt] else f"{fmt}-{delegate}"
 
 
 RANGES: dict[str, str] = {
@@ -20,6 +31,9 @@ RANGES: dict[str, str] = {
 """How static schemes choose the range of an activation: the name and what it keeps, the default first."""
 
 
+_NO_KERNEL = "its engine has no kernels for that"
+
+
 @dataclass(frozen=True)
 class Scheme:
     """One row of the table of schemes.
@@ -27,68 +41,103 @@ class Scheme:
     Attributes:
         name: what `--scheme` takes.
         summary: one line for people.
-        equalized: formats whose engine quantizes activations with one scale per tensor, so that outlying channels are
+        backends: those that can express it.
+        equalized: backends whose engine quantizes activations with one scale per tensor, so that outlying channels are
             evened out first, on calibration text.
         static: whether activations have ranges that are calibrated on text.
-        refused: format to the reason why it can't express this scheme.
+        refused: backend to the reason why it can't express this scheme, where there is more to say than that it has no
+            kernels.
 
     """
 
     name: str
     summary: str
+    backends: tuple[str, ...]
     equalized: tuple[str, ...] = ()
     static: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
 
-    def calibrates(self, fmt: str) -> bool:
-        """Tell whether lowering to a format runs calibration texts."""
-        return self.static or fmt in self.equalized
+    def calibrates(self, backend: str) -> bool:
+        """Tell whether lowering by a backend runs calibration texts."""
+        return self.static or backend in self.equalized
 
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme("fp32", "nothing is quantized"),
+        Scheme("fp32", "nothing is quantized", PORTABLE, refused={"qnn": "the HTP computes in 8 and 16 bits"}),
         Scheme(
             "int8-dynamic",
             "int8 weights per channel and embedding tables per row; activations quantized to 8 bits as they come",
+            PORTABLE,
             equalized=("onnx",),
+            refused={"qnn": "the HTP takes activations whose ranges are fixed ahead of time"},
         ),
         Scheme(
             "int8-static",
             "int8 weights per channel and embedding tables per row; 8-bit activations of linears, calibrated on text",
+            FORMATS,
             equalized=FORMATS,
             static=True,
         ),
         Scheme(
+            "a16w8",
+            "int8 weights per channel; 16-bit activations throughout, calibrated on text",
+            ("qnn",),
+            static=True,
+            refused=dict.fromkeys(
+                PORTABLE,
+                "the CPU's kernels would compute 16-bit activations in fp32, which costs time and gains nothing",
+            ),
+        ),
+        Scheme(
             "int8-weight-only",
             "int8 weights and embedding tables, computed in fp32",
+            ("onnx", "tflite"),
             refused={
                 "executorch": "XNNPACK's linear runs in fp32 or with 8-bit activations, so int8 weights would be "
-                "unpacked on every call, outside the delegate"
+                "unpacked on every call, outside the delegate",
+                "qnn": "the HTP computes in 8 and 16 bits",
             },
         ),
     )
 }
 
 
-def resolve_scheme(name: str, formats: tuple[str, ...]) -> Scheme:
-    """Return the scheme `name`, checked against every format.
+def resolve_schemes(asked: Sequence[str], defaults: Mapping[str, str], delegates: Mapping[str, str]) -> dict[str, str]:
+    """Return the scheme of each format, every one checked against the backend that will write it.
+
+    Args:
+        asked: schemes by name, for every format, or as "format=scheme" for one.
+        defaults: format to the scheme that it has where none was asked for.
+        delegates: format to delegate.
 
     Raises:
-        UsageError: no such scheme, or a format that can't express it (with the reason).
+        UsageError: no such scheme or format, or a backend that can't express one (with the reason).
 
     """
-    if name not in SCHEMES:
-        raise unknown("scheme", name, SCHEMES)
-    scheme = SCHEMES[name]
-    for fmt in formats:
-        if fmt in scheme.refused:
-            able = [f for f in formats if f not in scheme.refused]
-            works = [s.name for s in SCHEMES.values() if fmt not in s.refused]
-            formats_hint = f" or --format {' --format '.join(able)}" if able else ""
-            raise UsageError(
-                f"{fmt} can't express {name}: {scheme.refused[fmt]}.",
-                hint=f"Use --scheme {' or '.join(works)}{formats_hint}.",
-            )
-    return scheme
+    chosen = dict(defaults)
+    for item in sorted(
+        asked, key=lambda item: "=" in item
+    ):  # what is said of one format goes before what is said of all
+        fmt, _, name = item.rpartition("=")
+        if name not in SCHEMES:
+            raise unknown("scheme", name, SCHEMES)
+        if fmt and fmt not in chosen:
+            raise unknown("format", fmt, chosen, hint="It is not built here.")
+        chosen |= {fmt: name} if fmt else dict.fromkeys(chosen, name)
+    backends = {fmt: backend_of(fmt, delegates[fmt]) for fmt in chosen}
+    for fmt, name in chosen.items():
+        if backends[fmt] not in SCHEMES[name].backends:
+            raise _refusal(fmt, name, backends)
+    return chosen
+
+
+def _refusal(fmt: str, name: str, backends: Mapping[str, str]) -> UsageError:
+    scheme, backend = SCHEMES[name], backends[fmt]
+    works = [each.name for each in SCHEMES.values() if backend in each.backends]
+    able = [other for other in backends if backends[other] in scheme.backends]
+    ways = f" --scheme {' or '.join(works)}"
+    if able:
+        ways += f", --format {' --format '.join(able)}, or --scheme {able[0]}={name} for that format alone"
+    return UsageError(f"{fmt} can't express {name}: {scheme.refused.get(backend, _NO_KERNEL)}.", hint=f"Use{ways}.")

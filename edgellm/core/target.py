@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from edgellm.core.scheme import FORMATS, SCHEMES
+from edgellm.core.scheme import FORMATS, SCHEMES, backend_of
 from edgellm.core.versions import Release, oldest
 
 RUNTIMES = {
     "executorch": ("executorch",),
     "onnx": ("onnxruntime",),
+    "qnn": ("onnxruntime-qnn",),
     "tflite": ("ai-edge-litert", "tflite-runtime"),
 }
 """Format to the engine packages that run it on a device."""
@@ -40,6 +41,20 @@ class OnnxLevel:
 
 
 @dataclass(frozen=True)
+class HtpLevel:
+    """Which Hexagon Tensor Processor the target has.
+
+    Attributes:
+        soc_model: the number by which Qualcomm's SDK calls the SoC; a context binary is for one.
+        arch: version of the Hexagon architecture.
+
+    """
+
+    soc_model: int
+    arch: int
+
+
+@dataclass(frozen=True)
 class Target:
     """One row of `targets/`. The file name is the name.
 
@@ -54,11 +69,14 @@ class Target:
         formats: in order of preference.
         delegates: format to the delegate that runs it.
         scheme: the default scheme.
+        schemes: format to its own default scheme, where that is another.
+        seq_len: token counts that are served where the user names none; edgellm's own if empty.
         toolchain: name of the CMake toolchain that cross-compiles native code for it.
         runtimes: engine package to the versions expected on the device.
         onnx: IR and opset of ONNX artifacts.
         page_bytes: largest memory page of its kernels; native code has to be aligned to it.
         devices: names of devices that stand for it: the gate of a build with `--verify-on-device` runs there.
+        htp: the NPU that "qnn" artifacts are compiled for.
 
     """
 
@@ -77,6 +95,9 @@ class Target:
     onnx: OnnxLevel
     page_bytes: int = 4096
     devices: tuple[str, ...] = ()
+    schemes: dict[str, str] = field(default_factory=dict)
+    seq_len: tuple[int, ...] = ()
+    htp: HtpLevel | None = None
 
     def __post_init__(self) -> None:
         if not self.formats:
@@ -88,8 +109,16 @@ class Target:
                 raise ValueError(f"delegates: no delegate for format '{fmt}'")
         if len(set(self.formats)) != len(self.formats):
             raise ValueError("formats: a format is named twice")
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"scheme: no scheme '{self.scheme}', choose from {', '.join(SCHEMES)}")
+        for name in (self.scheme, *self.schemes.values()):
+            if name not in SCHEMES:
+                raise ValueError(f"scheme: no scheme '{name}', choose from {', '.join(SCHEMES)}")
+        for fmt in self.schemes:
+            if fmt not in self.formats:
+                raise ValueError(f"schemes: '{fmt}' is none of the target's formats")
+        if list(self.seq_len) != sorted(set(self.seq_len)) or any(n < 1 for n in self.seq_len):
+            raise ValueError("seq_len: lengths are positive and ascend")
+        if ("qnn" in self.formats) != (self.htp is not None):
+            raise ValueError("htp: the SoC that format 'qnn' is compiled for, and only that, has to be named")
         if not 18 <= self.onnx.opset <= 23:
             raise ValueError(f"onnx: opset {self.onnx.opset} is outside 18 to 23, which the exporter writes")
         if not 8 <= self.onnx.ir_version <= 11:
@@ -108,6 +137,14 @@ class Target:
                 raise ValueError(f"cpu_features: {self.arch} has no '{feature}', choose from {choices}")
         if self.page_bytes not in (4096, 16384, 65536):
             raise ValueError(f"page_bytes: {self.page_bytes} is none of 4096, 16384, 65536")
+
+    def scheme_of(self, fmt: str) -> str:
+        """Return the default scheme of a format."""
+        return self.schemes.get(fmt, self.scheme)
+
+    def backend(self, fmt: str) -> str:
+        """Return the name of the backend that writes a format for this target."""
+        return backend_of(fmt, self.delegates[fmt])
 
     def ensure_deployable(self) -> None:
         """Check what only a target that is deployed to needs: an ABI, and an engine for each format.

@@ -25,6 +25,8 @@ class Device(Protocol):
     """As given to `--device`."""
     emulated: bool
     """Whether times measured on it mean nothing."""
+    formats: tuple[str, ...]
+    """What can run there, if its engine is installed."""
 
     @property
     def cpu(self) -> str:

@@ -18,6 +18,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgellm.core.scheme import PORTABLE
 from edgellm.device import DeviceInfo
 from edgellm.device._files import LocalFiles
 from edgellm.emulation.counter import Counter, plugin
@@ -45,6 +46,7 @@ class Emulator(LocalFiles):
     """One emulated CPU model. Starts any number of workers, side by side as well."""
 
     emulated = True
+    formats = PORTABLE
 
     def __init__(
         self, cpu: Cpu, emulation: Emulation, *, timeout: float | None = None, memory_mb: int | None = None

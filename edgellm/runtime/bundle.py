@@ -62,9 +62,9 @@ class Bundle:
         listed = [entry.path for entry in manifest.files]
         if len(set(listed)) != len(listed):
             raise BundleError(f"{folder}: a file is listed twice.", hint=_REBUILD)
-        for name in [*listed, *(artifact.file for artifact in manifest.artifacts)]:
+        for name in [*listed, *(name for artifact in manifest.artifacts for name in artifact.files)]:
             bundle._inside(name)
-        for name in (TOKENIZER, GOLDEN, *(artifact.file for artifact in manifest.artifacts)):
+        for name in (TOKENIZER, GOLDEN, *(name for artifact in manifest.artifacts for name in artifact.files)):
             if name not in listed:
                 raise BundleError(f"{folder}: {name} is not among the files of the manifest.", hint=_REBUILD)
         if manifest.task not in task_names():
@@ -78,8 +78,9 @@ class Bundle:
         if len(set(ids)) != len(ids) or not ids:
             raise BundleError(f"{folder}: artifact ids are missing or not unique.", hint=_REBUILD)
         for artifact in manifest.artifacts:
-            entry = bundle._entry(artifact.file)
-            if (entry.sha256, entry.bytes) != (artifact.sha256, artifact.bytes):
+            entries = [bundle._entry(name) for name in artifact.files]
+            size = sum(entry.bytes for entry in entries)
+            if (entries[0].sha256, size) != (artifact.sha256, artifact.bytes):
                 raise BundleError(f"{folder}: two digests or sizes for {artifact.file}.", hint=_REBUILD)
         return bundle
 

@@ -82,11 +82,11 @@ class Session:
         self._options = manifest.task_options
         self._tokenizer = Tokenizer(bundle.use(TOKENIZER), manifest.max_tokens)
         engines.require(artifact.format)
-        path = bundle.use(artifact.file)
+        paths = [bundle.use(name) for name in artifact.files]
         engine = engines.load_engine(artifact.format)
         engine.load()
         start = time.perf_counter()
-        self._engine = engine.open(path, artifact, threads)
+        self._engine = engine.open(paths, artifact, threads)
         took = (time.perf_counter() - start) * 1e3
         self.load_ms = self._engine.load_ms if isinstance(self._engine, engines.RemoteEngine) else took
 
@@ -97,7 +97,7 @@ class Session:
         Args:
             bundle: the bundle's folder.
             format: a format or an artifact id; left out, the first of the target's order whose engine is
-                installed here. `session.artifact` says which it is.
+                installed here and runs on real hardware. `session.artifact` says which it is.
             threads: compute threads.
 
         Raises:
@@ -258,9 +258,10 @@ def pad(feeds: Feeds, signature: Signature, tokens: int) -> Feeds:
 
 
 def _first_installed(bundle: Bundle) -> Artifact:
+    """Return the first artifact whose engine is installed; one that is only emulated here is run where it is asked for."""
     artifacts = bundle.manifest.artifacts
     for artifact in artifacts:
-        if engines.installed_package(artifact.format):
+        if engines.installed_package(artifact.format) and not engines.emulates(artifact.format):
             return artifact
     formats = [artifact.format for artifact in artifacts]
     raise MissingDependencyError(

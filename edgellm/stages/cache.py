@@ -142,6 +142,10 @@ class Cache:
         shutil.rmtree(grave, ignore_errors=True)
 
 
+_EXTRAS = {"onnxruntime-qnn": "qnn"}
+"""Distribution to the extra that has it, where that is another than `build`."""
+
+
 def key_of(kind: str, tools: tuple[str, ...], **parts: object) -> str:
     """Return the key of a result: over its inputs, the versions of the tools, and edgellm's own code."""
     data = {"kind": kind, "tools": versions(tools), "code": _code_digest(), **parts}
@@ -161,7 +165,7 @@ def versions(tools: tuple[str, ...]) -> dict[str, str]:
             found[tool] = importlib.metadata.version(tool)
         except importlib.metadata.PackageNotFoundError:
             raise MissingDependencyError(
-                f"Building needs {tool}.", hint="Install it with: pip install 'edgellm[build]'"
+                f"Building needs {tool}.", hint=f"Install it with: pip install 'edgellm[{_EXTRAS.get(tool, 'build')}]'"
             ) from None
     return found
 

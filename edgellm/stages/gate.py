@@ -47,7 +47,7 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
     for path in (
         reference / TOKENIZER,
         reference / GOLDEN,
-        *(entries[f].folder / lowered[f].file for f in plan.formats),
+        *(entries[f].folder / name for f in plan.formats for name in (lowered[f].file, *lowered[f].more_files)),
     ):
         _link(path, folder / path.name)
     said = [
@@ -80,7 +80,7 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
 
 def _manifest(plan: Plan, lowered: dict[str, Lowered], notes: list[str], folder: Path) -> Manifest:
     """Return the manifest of files that are there, with nothing measured yet."""
-    tools = sorted({tool for fmt in plan.formats for tool in TOOLS[fmt]})
+    tools = sorted({tool for fmt in plan.formats for tool in TOOLS[plan.target.backend(fmt)]})
     return Manifest(
         schema_version=SCHEMA_VERSION,
         task=plan.source.task,
@@ -102,7 +102,7 @@ def _calibration(plan: Plan) -> Calibration | None:
     if not plan.calibration:
         return None
     digest = hashlib.sha256("\n".join(plan.calibration).encode()).hexdigest()
-    ranges = plan.ranges if SCHEMES[plan.scheme].static else None
+    ranges = plan.ranges if any(SCHEMES[scheme].static for scheme in plan.schemes.values()) else None
     return Calibration(len(plan.calibration), digest, plan.own_calibration, ranges)
 
 
@@ -118,8 +118,9 @@ def _ensure_fit(plan: Plan, manifest: Manifest, store: Cache, folder: Path) -> N
         entry = store.get(key)
         if entry is None:
             findings = {
-                artifact.file: errors(examine_artifact(folder / artifact.file, artifact.format, plan.target))
+                name: errors(examine_artifact(folder / name, artifact.format, plan.target))
                 for artifact in manifest.artifacts
+                for name in artifact.files
             }
             misfits = [
                 {"file": name, "message": " ".join(item.message for item in found), "hint": found[0].hint}
@@ -160,7 +161,8 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
     golden = list(bundle.golden())
     ran = {a.id: verify.run_cases(bundle, a, golden, device) for a in bundle.manifest.artifacts}
     agreement = {
-        name: strict.plain(verify.agree(bundle, golden, column.values, device)) for name, column in ran.items()
+        artifact.id: strict.plain(verify.agree(bundle, golden, ran[artifact.id].values, artifact, device))
+        for artifact in bundle.manifest.artifacts
     }
     evaluation: dict[str, object] = {}
     truncated = 0
@@ -187,14 +189,15 @@ def _evaluation(data: object) -> Evaluation | None:
 
 
 def _artifact(plan: Plan, fmt: str, lowered: Lowered, folder: Path) -> Artifact:
-    path = folder / lowered.file
+    scheme = plan.schemes[fmt]
     return Artifact(
-        id=f"{fmt}-{plan.scheme}",
+        id=f"{fmt}-{scheme}",
         format=fmt,
         file=lowered.file,
-        sha256=sha256_file(path),
-        bytes=path.stat().st_size,
-        scheme=plan.scheme,
+        more_files=lowered.more_files,
+        sha256=sha256_file(folder / lowered.file),
+        bytes=sum((folder / name).stat().st_size for name in (lowered.file, *lowered.more_files)),
+        scheme=scheme,
         delegate=plan.target.delegates[fmt],
         signature=lowered.signature,
         session_options=lowered.session_options,

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from edgellm.backends import Lowered, Prepared, load_backend
 from edgellm.backends.calibrate import beyond
 from edgellm.backends.observe import one_thread
+from edgellm.core.scheme import SCHEMES
 from edgellm.core.signature import Feeds, Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
@@ -34,21 +35,21 @@ def lower(
     source: SourceModel, fmt: str, scheme: str, target: Target, buckets: tuple[int, ...], folder: Path, *,
     calibration: Sequence[str] = (), ranges: str = "mse", golden: Sequence[object] = (),
 ) -> Lowered:  # fmt: skip
-    """Write the artifact of one format into `folder`, equalized if there are calibration texts.
+    """Write the artifact of one format into `folder`, tuned on calibration texts where the scheme has a use for them.
 
     Golden inputs choose nothing: where they are given, a note says if ranges of the calibration texts don't hold them.
     """
     rewritten = prepare(source)
     notes: tuple[str, ...] = ()
     feeds = encode_texts(source, calibration, buckets[-1]) if calibration else []
-    if feeds:
+    if feeds and target.backend(fmt) in SCHEMES[scheme].equalized:
         rewritten, notes = equalized(source, rewritten, feeds, fmt, buckets[-1])
     samples = [to_tensors(item) for item in feeds]
     if samples and golden:
         others = [to_tensors(item) for item in _encode(source, golden, buckets[-1])]
         notes = (*notes, *_unlike(beyond(rewritten.module, samples, others)))
     prepared = Prepared(rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask, samples, ranges)
-    lowered = load_backend(fmt).lower(prepared, scheme, target, folder)
+    lowered = load_backend(target.backend(fmt)).lower(prepared, scheme, target, folder)
     return dataclasses.replace(lowered, notes=(*notes, *lowered.notes))
 
 

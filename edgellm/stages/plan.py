@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.backends import MIN_TOKENS, TOOLS
-from edgellm.core.scheme import FORMATS, RANGES, resolve_scheme
+from edgellm.core.scheme import FORMATS, RANGES, SCHEMES, resolve_schemes
 from edgellm.core.target import Target
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.runtime import engines
@@ -46,7 +46,8 @@ class Plan:
     """Everything resolved before anything is loaded.
 
     Attributes:
-        source, target, formats, scheme: what is built from what.
+        source, target, formats: what is built from what.
+        schemes: format to what is quantized how.
         buckets: token counts to serve, ascending.
         min_agreement: the gate.
         max_drop: points that the task's first metric may lose on labelled examples, unless that may be noise.
@@ -64,7 +65,7 @@ class Plan:
     source: SourceModel
     target: Target
     formats: tuple[str, ...]
-    scheme: str
+    schemes: dict[str, str]
     buckets: tuple[int, ...]
     min_agreement: float
     max_drop: float
@@ -84,7 +85,7 @@ class Plan:
 
 
 def resolve(
-    model: str | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
+    model: str | None, *, target: str, formats: Sequence[str], schemes: Sequence[str], task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | os.PathLike[str] | None, ranges: str | None,
     golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
@@ -103,7 +104,7 @@ def resolve(
             raise UsageError(f"{option} is empty.", hint="Leave it out, or name something.")
     aim = load_target(target)
     chosen = _formats(aim, formats)
-    how = resolve_scheme(scheme or aim.scheme, chosen)
+    how = resolve_schemes(schemes, {fmt: aim.scheme_of(fmt) for fmt in chosen}, aim.delegates)
     if not 0 <= min_agreement <= 1:
         raise UsageError(f"--min-agreement is {min_agreement:g}; it goes from 0 to 1.")
     if max_drop is not None and (eval is None or not max_drop >= 0):
@@ -111,18 +112,21 @@ def resolve(
             "--max-drop has no use without --eval." if eval is None else f"--max-drop is {max_drop:g}; it is 0 or more."
         )
     samples = texts.read_calibration(Path(calibration)) if calibration is not None else default_texts("calibration")
-    calibrates = any(how.calibrates(fmt) for fmt in chosen)
+    calibrates = any(SCHEMES[how[fmt]].calibrates(aim.backend(fmt)) for fmt in chosen)
+    named = " and ".join(sorted(set(how.values())))
     if calibration is not None and not calibrates:
         raise UsageError(
-            f"--calibration has no use: {how.name} in {', '.join(chosen)} runs no samples.", hint="Leave it out."
+            f"--calibration has no use: {named} in {', '.join(chosen)} runs no samples.", hint="Leave it out."
         )
     if ranges is not None and ranges not in RANGES:
         raise unknown("way to choose ranges", ranges, RANGES)
-    if ranges is not None and not how.static:
-        raise UsageError(f"--ranges has no use: {how.name} has no calibrated ranges.", hint="Use --scheme int8-static.")
+    if ranges is not None and "int8-static" not in how.values():
+        raise UsageError(
+            f"--ranges has no use: {named} has no calibrated 8-bit ranges.", hint="Use --scheme int8-static."
+        )
     corpus = texts.read_corpus(Path(vocab_from)) if vocab_from is not None else None
     for fmt in chosen:
-        versions(TOOLS[fmt])
+        versions(TOOLS[aim.backend(fmt)])
     for fmt in chosen:
         engines.require(fmt)  # the gate runs every format here
     if out is not None:
@@ -145,7 +149,7 @@ def resolve(
         texts.ensure_disjoint(evaluation=texts_in(labelled), corpus=corpus.texts)
     place = Path(out) if out is not None else Path(f"{source.name}-{aim.name}")
     package.check_out(place)
-    buckets = _buckets(seq_len, source.max_positions)
+    buckets = _buckets(seq_len, source.max_positions, aim.seq_len or DEFAULT_LENGTHS)
     if plugin.WINDOWS:
         overlap = min(buckets[-1] // 2, MAX_OVERLAP)
         source = dataclasses.replace(source, options=dataclasses.replace(source.options, overlap=overlap))
@@ -153,7 +157,7 @@ def resolve(
     used = samples[:: -(-len(samples) // MAX_CALIBRATION)] if calibrates else []
     cut = calibrates and len(used) < len(samples)
     return Plan(
-        source, aim, chosen, how.name, buckets, min_agreement,
+        source, aim, chosen, how, buckets, min_agreement,
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(checked, source.options)),
         labelled=tuple(labelled), out=place, corpus=corpus, ranges=ranges or next(iter(RANGES)),
@@ -185,11 +189,11 @@ def _formats(target: Target, asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(fmt for fmt in target.formats if fmt in asked or not asked)
 
 
-def _buckets(asked: Sequence[int] | None, bound: int | None) -> tuple[int, ...]:
+def _buckets(asked: Sequence[int] | None, bound: int | None, defaults: tuple[int, ...]) -> tuple[int, ...]:
     """Return the lengths to serve, ascending, within the model's positions."""
     if asked is None:
-        fitting = [n for n in DEFAULT_LENGTHS if bound is None or n <= bound]
-        lengths = tuple(fitting or [bound or DEFAULT_LENGTHS[0]])
+        fitting = [n for n in defaults if bound is None or n <= bound]
+        lengths = tuple(fitting or [bound or defaults[0]])
     else:
         lengths = tuple(sorted(set(asked)))
     if not lengths or lengths[0] < MIN_TOKENS or lengths[-1] == MIN_TOKENS:

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgellm.backends import TOOLS
 from edgellm.core import strict
-from edgellm.core.scheme import FORMATS, SCHEMES
+from edgellm.core.scheme import SCHEMES
 from edgellm.core.target import Target
 from edgellm.runtime.machine import cpu_identity
 from edgellm.stages.cache import Cache, Entry, key_of
@@ -31,7 +31,7 @@ LABELLED = "labelled.jsonl"
 _COMPARED = 96
 """Golden inputs at most that a static scheme's calibration texts are compared with."""
 
-_LONGEST_FIRST = ("executorch", "tflite", REFERENCE, "onnx")
+_LONGEST_FIRST = ("executorch", "tflite", REFERENCE, "qnn", "onnx")
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,19 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
     }
     source = strict.plain(plan.source)
     for fmt in plan.formats:
+        scheme, backend = SCHEMES[plan.schemes[fmt]], plan.target.backend(fmt)
         facts = {
             "format": fmt,
-            "scheme": plan.scheme,
+            "scheme": scheme.name,
             "buckets": plan.buckets,
-            "target": strict.plain(_lowering(plan)),
-            "calibration": plan.calibration if SCHEMES[plan.scheme].calibrates(fmt) else (),
-            "ranges": plan.ranges if SCHEMES[plan.scheme].static else "",
-            "golden": _spread(plan.golden) if SCHEMES[plan.scheme].static else (),
+            "target": strict.plain(_lowering(plan, fmt)),
+            "calibration": plan.calibration if scheme.calibrates(backend) else (),
+            "ranges": plan.ranges if scheme.static else "",
+            "golden": _spread(plan.golden) if scheme.static else (),
         }
         # What is tuned on texts depends on fp32 sums, as the reference does.
         cpu = cpu_identity() if facts["calibration"] else ""
-        key = key_of("lower", TOOLS[fmt], source=identity(plan.source), cpu=cpu, **facts)
+        key = key_of("lower", TOOLS[backend], source=identity(plan.source), cpu=cpu, **facts)
         wanted[fmt] = (key, {"kind": "lower", "source": source, **facts})
     return wanted
 
@@ -170,10 +171,10 @@ def _label(name: str) -> str:
     return name if name == REFERENCE else f"lower {name}"
 
 
-def _lowering(plan: Plan) -> Target:
-    """Return the target without what lowering does not see, so that targets share artifacts."""
+def _lowering(plan: Plan, fmt: str) -> Target:
+    """Return the target without what lowering to a format does not see, so that targets share artifacts."""
     return dataclasses.replace(
         plan.target, name="", summary="", tier=1, arch="aarch64", abi="", cpu="", cpu_features=(), toolchain="",
-        runtimes={}, page_bytes=4096, devices=(), formats=FORMATS, scheme="fp32",
-        delegates={fmt: plan.target.delegates.get(fmt, "") for fmt in FORMATS},
+        runtimes={}, page_bytes=4096, devices=(), formats=(fmt,), scheme="fp32", schemes={}, seq_len=(),
+        delegates={fmt: plan.target.delegates[fmt]}, htp=plan.target.htp if fmt == "qnn" else None,
     )  # fmt: skip

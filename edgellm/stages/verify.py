@@ -16,7 +16,8 @@ from edgellm.core.manifest import Artifact
 from edgellm.core.signature import Feeds
 from edgellm.device import Device
 from edgellm.device.host import Host
-from edgellm.errors import BundleError, GateError
+from edgellm.errors import BundleError, GateError, UsageError
+from edgellm.runtime import engines
 from edgellm.runtime.bundle import Bundle, GoldenCase, to_feeds
 from edgellm.runtime.machine import Machine
 from edgellm.stages.side_by_side import Watch, side_by_side
@@ -109,26 +110,34 @@ def verify_on(
     Args:
         bundle: to verify.
         devices: where artifacts run.
-        formats: which; all of the bundle's if empty.
+        formats: which; all of the bundle's that every device can run if empty.
         cases: how many golden cases; all if None.
         told: of progress.
 
     Raises:
         BundleError: a file is not what was packaged.
         GateError: the runtime's tokenizer gives other ids than the source's.
+        UsageError: a device can't run a format that was asked for.
         MissingDependencyError: an engine, here or there, is not installed.
         DeviceError: a worker died or gave no answer.
 
     """
     bundle.use_all()
     named = {(artifact := bundle.artifact(fmt)).id: artifact for fmt in formats}
-    chosen = list(named.values()) or list(bundle.manifest.artifacts)
-    golden = list(islice(bundle.golden(), cases))
-    if not golden:
-        raise BundleError(f"{bundle.path} has no golden cases, so nothing can be verified.")
     everywhere = list(devices)
     if HOST not in {device.name for device in devices}:
         everywhere.insert(0, Host())
+    runs = set(everywhere[0].formats).intersection(*(device.formats for device in everywhere))
+    chosen = list(named.values()) or [a for a in bundle.manifest.artifacts if a.format in runs]
+    never = sorted({artifact.format for artifact in chosen} - runs)
+    if never or not chosen:
+        raise UsageError(
+            f"{' and '.join(device.name for device in devices)} can't run {' and '.join(never) or 'anything of this bundle'}.",
+            hint=f"What can run there: {', '.join(sorted(runs))}.",
+        )
+    golden = list(islice(bundle.golden(), cases))
+    if not golden:
+        raise BundleError(f"{bundle.path} has no golden cases, so nothing can be verified.")
     for device in everywhere:
         device.check([artifact.format for artifact in chosen])
     ran = _run_all(bundle, chosen, golden, everywhere, told)
@@ -158,9 +167,11 @@ def _verification(
     verdicts = []
     for artifact in artifacts:
         mine = ran[device.name, artifact.id]
-        agreement = agree(bundle, golden, mine.values, device)
+        agreement = agree(bundle, golden, mine.values, artifact, device)
         against = {
-            other.name: _compare(bundle, golden, ran[other.name, artifact.id].values, mine.values, device)
+            other.name: _compare(
+                bundle, golden, ran[other.name, artifact.id].values, mine.values, describe(device, artifact.format)
+            )
             for other in devices
             if other.name != device.name
         }
@@ -239,17 +250,19 @@ def run_inputs(
     return Answers([reply["value"] for reply in replies], sum(bool(reply["truncated"]) for reply in replies))
 
 
-def agree(bundle: Bundle, golden: Sequence[GoldenCase], values: Sequence[object], device: Device) -> Agreement:
+def agree(
+    bundle: Bundle, golden: Sequence[GoldenCase], values: Sequence[object], artifact: Artifact, device: Device
+) -> Agreement:
     """Return the agreement of an artifact's answers with the golden cases."""
-    return _compare(bundle, golden, [case.value for case in golden], values, device)
+    return _compare(bundle, golden, [case.value for case in golden], values, describe(device, artifact.format))
 
 
 def _compare(
-    bundle: Bundle, golden: Sequence[GoldenCase], expected: Sequence[object], values: Sequence[object], device: Device
+    bundle: Bundle, golden: Sequence[GoldenCase], expected: Sequence[object], values: Sequence[object], where: str
 ) -> Agreement:
     task, options = load_task(bundle.manifest.task), bundle.manifest.task_options
     scores = [task.agree(a, b, options) for a, b in zip(expected, values, strict=True)]
-    return summarize(scores, [shown(case.input) for case in golden], metric=task.METRIC, device=describe(device))
+    return summarize(scores, [shown(case.input) for case in golden], metric=task.METRIC, device=where)
 
 
 def matrix(bundle: Bundle, golden: Sequence[GoldenCase], ran: dict[str, Ran]) -> AgreementMatrix:
@@ -263,10 +276,12 @@ def matrix(bundle: Bundle, golden: Sequence[GoldenCase], ran: dict[str, Ran]) ->
     return AgreementMatrix(tuple(columns), values)
 
 
-def describe(device: Device) -> str:
-    """Return what an agreement says it was measured on."""
+def describe(device: Device, fmt: str) -> str:
+    """Return what an agreement of a format's artifact says it was measured on."""
     import platform
 
+    if device.name == HOST and engines.emulates(fmt):
+        return f"the NPU vendor's emulation on the {device.name} ({platform.machine()})"
     return f"{device.name} ({platform.machine()})" if device.name == HOST else device.name
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgellm.core import strict
-from edgellm.core.scheme import FORMATS
+from edgellm.core.scheme import PORTABLE
 from edgellm.support import FILE, Support, read_support
 from tests.architectures import LISTED, OTHERS
 
@@ -38,7 +38,7 @@ def test_a_slice_of_the_matrix_builds_as_the_support_file_says(tmp_path: Path) -
     stated = {row.name: row for row in read_support().architectures}
     assert [row.name for row in found.architectures] == list(SLICE)
     for row in found.architectures:
-        assert [cell.format for cell in row.cells] == list(FORMATS)
+        assert [cell.format for cell in row.cells] == list(PORTABLE)
         for cell in row.cells:
             assert cell.mean is not None, f"{row.name} {cell.format}: {cell.reason}"
             assert cell.mean >= found.measured.gate

@@ -11,7 +11,7 @@ import pytest
 from edgellm import support
 from edgellm.cli.support import supported
 from edgellm.core import strict
-from edgellm.core.scheme import FORMATS
+from edgellm.core.scheme import PORTABLE
 from edgellm.errors import EdgellmError
 from tests.architectures import LISTED, OTHERS
 from tests.unit.cli.command import call
@@ -30,7 +30,7 @@ def test_what_is_shipped_is_about_the_architectures_of_the_table() -> None:
     found = [(row.name, row.model, row.tokenizer, row.listed) for row in rows]
     assert found == [row for row in table if row in found], "rows of the table, in its order"
     assert found[: len(LISTED)] == table[: len(LISTED)], "nothing that is promised is left out"
-    assert all(tuple(cell.format for cell in row.cells) == FORMATS for row in rows)
+    assert all(tuple(cell.format for cell in row.cells) == PORTABLE for row in rows)
 
 
 def test_the_floor_of_what_is_promised() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
@@ -55,19 +56,22 @@ class EngineModule(Protocol):
 
     PACKAGES: tuple[str, ...]
     """Distributions that can run the format, the first is the one to install."""
+    EMULATES: bool
+    """Whether what computes on this machine is the vendor's emulation of an NPU, so that times mean nothing."""
 
     def load(self) -> None:
         """Import the engine's package."""
         ...
 
-    def open(self, path: Path, artifact: Artifact, threads: int) -> Engine:
-        """Return the opened artifact, with exactly `threads` compute threads."""
+    def open(self, paths: Sequence[Path], artifact: Artifact, threads: int) -> Engine:
+        """Return the opened artifact, whose files were just checked, with exactly `threads` compute threads."""
         ...
 
 
 MODULES = {
     "executorch": "executorch.runtime",
     "onnxruntime": "onnxruntime",
+    "onnxruntime-qnn": "onnxruntime_qnn",
     "ai-edge-litert": "ai_edge_litert",
     "tflite-runtime": "tflite_runtime",
 }
@@ -122,6 +126,11 @@ def installed_package(fmt: str) -> str | None:
         if importlib.util.find_spec(MODULES[package].split(".")[0]) is not None:
             return package
     return None
+
+
+def emulates(fmt: str) -> bool:
+    """Tell whether a format's engine is, on this machine, the vendor's emulation of an NPU: its times mean nothing."""
+    return load_engine(fmt).EMULATES
 
 
 def require(fmt: str) -> str:

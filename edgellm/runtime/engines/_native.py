@@ -10,6 +10,7 @@ import functools
 import re
 import subprocess
 import weakref
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,6 +24,7 @@ from edgellm.runtime.client import WorkerClient
 
 NAME = "edgellm-runner"
 PACKAGES = (NAME,)
+EMULATES = False
 
 _FORMAT = "executorch"
 _VERSION = re.compile(rf"{NAME} \S+ \(executorch \S+\)")
@@ -78,9 +80,9 @@ def load() -> None:
     version()
 
 
-def open(path: Path, artifact: Artifact, threads: int) -> NativeEngine:
+def open(paths: Sequence[Path], artifact: Artifact, threads: int) -> NativeEngine:
     """Return the artifact opened in a runner of its own, with `threads` compute threads."""
-    bundle = path.parents[len(PurePosixPath(artifact.file).parts) - 1]
+    bundle = paths[0].parents[len(PurePosixPath(artifact.file).parts) - 1]
     return NativeEngine(_program(), bundle, artifact, threads)
 
 

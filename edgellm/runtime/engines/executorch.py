@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from edgellm.core.signature import Feeds, Outputs
 from edgellm.errors import BundleError, DeviceError
 
 PACKAGES = ("executorch",)
+EMULATES = False
 
 
 class ExecutorchEngine:
@@ -78,6 +79,6 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def open(path: Path, artifact: Artifact, threads: int) -> ExecutorchEngine:
+def open(paths: Sequence[Path], artifact: Artifact, threads: int) -> ExecutorchEngine:
     """Return the opened artifact, with the process's thread pool set to `threads`."""
-    return ExecutorchEngine(path, artifact, threads)
+    return ExecutorchEngine(paths[0], artifact, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from edgellm.core.signature import Feeds, Outputs
 from edgellm.errors import BundleError, DeviceError
 
 PACKAGES = ("onnxruntime",)
+EMULATES = False
 
 
 class OnnxEngine:
@@ -50,6 +52,6 @@ def load() -> None:
     import onnxruntime  # noqa: F401
 
 
-def open(path: Path, artifact: Artifact, threads: int) -> OnnxEngine:
+def open(paths: Sequence[Path], artifact: Artifact, threads: int) -> OnnxEngine:
     """Return the opened artifact with `threads` intra-op threads."""
-    return OnnxEngine(path, artifact, threads)
+    return OnnxEngine(paths[0], artifact, threads)

@@ -6,6 +6,7 @@ XNNPACK is the default CPU delegate of both. A bucket is a signature named `toke
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from edgellm.errors import BundleError
 from edgellm.runtime import engines
 
 PACKAGES = ("ai-edge-litert", "tflite-runtime")
+EMULATES = False
 
 
 def signature_name(tokens: int) -> str:
@@ -67,6 +69,6 @@ def load() -> None:
     _interpreter()
 
 
-def open(path: Path, artifact: Artifact, threads: int) -> TfliteEngine:
+def open(paths: Sequence[Path], artifact: Artifact, threads: int) -> TfliteEngine:
     """Return the opened artifact with `threads` threads."""
-    return TfliteEngine(path, artifact, threads)
+    return TfliteEngine(paths[0], artifact, threads)

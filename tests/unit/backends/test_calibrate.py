@@ -60,7 +60,7 @@ def test_a_range_holds_its_ends_and_zero_is_exact(low: float, high: float, signe
 
 
 def ranges_of(values: torch.Tensor) -> dict[str, Range]:
-    seen = module._Seen(16)
+    seen = module.Seen(16)
     for part in values.split(16):
         seen.add(part.unsqueeze(0))
     return {method: seen.range(method, signed=True) for method in RANGES}

@@ -1,16 +1,21 @@
-"""Schemes: which format can express which, and what an impossible pair is told."""
+"""Schemes: which backend can express which, and what an impossible pair is told."""
 
 from __future__ import annotations
 
 import pytest
 
-from edgellm.core.scheme import FORMATS, SCHEMES, resolve_scheme
+from edgellm.backends import TOOLS
+from edgellm.core.scheme import DELEGATES, FORMATS, PORTABLE, SCHEMES, backend_of, resolve_schemes
 from edgellm.errors import UsageError
 
 
+def resolve(*asked: str, formats: tuple[str, ...] = PORTABLE) -> dict[str, str]:
+    return resolve_schemes(asked, dict.fromkeys(formats, "fp32" if "qnn" not in formats else "int8-static"), DELEGATES)
+
+
 @pytest.mark.parametrize("name", ["fp32", "int8-dynamic", "int8-static"])
-def test_schemes_that_every_format_expresses(name: str) -> None:
-    assert resolve_scheme(name, FORMATS).name == name
+def test_schemes_that_every_portable_format_expresses(name: str) -> None:
+    assert resolve(name) == dict.fromkeys(PORTABLE, name)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +26,7 @@ def test_executorch_refuses_weight_only_with_the_reason_and_what_works(
     formats: tuple[str, ...], also: str | None
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        resolve_scheme("int8-weight-only", formats)
+        resolve("int8-weight-only", formats=formats)
     message = str(caught.value)
     assert message.startswith("executorch can't express int8-weight-only: XNNPACK's linear runs in fp32")
     assert "Use --scheme fp32 or int8-dynamic or int8-static" in message
@@ -29,21 +34,58 @@ def test_executorch_refuses_weight_only_with_the_reason_and_what_works(
 
 
 def test_the_other_formats_take_weight_only() -> None:
-    assert resolve_scheme("int8-weight-only", ("onnx", "tflite")).name == "int8-weight-only"
+    assert set(resolve("int8-weight-only", formats=("onnx", "tflite")).values()) == {"int8-weight-only"}
+
+
+def test_a_format_can_have_a_scheme_of_its_own_whatever_the_order() -> None:
+    expected = {"qnn": "a16w8", "onnx": "int8-dynamic"}
+    assert resolve("qnn=a16w8", "int8-dynamic", formats=("onnx", "qnn")) == expected
+    assert resolve("onnx=int8-dynamic", "qnn=a16w8", formats=("onnx", "qnn")) == expected
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8-dynamic", "int8-weight-only"])
+def test_the_npu_refuses_what_it_can_t_compute(name: str) -> None:
+    with pytest.raises(UsageError, match=f"qnn can't express {name}: the HTP "):
+        resolve(name, formats=("qnn", "onnx"))
+
+
+def test_sixteen_bit_activations_are_the_npu_s_alone() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve("a16w8", formats=("qnn", "onnx"))
+    assert "onnx can't express a16w8" in str(caught.value)
+    assert "--scheme qnn=a16w8 for that format alone" in str(caught.value)
+
+
+def test_a_scheme_for_a_format_that_is_not_built_is_refused() -> None:
+    with pytest.raises(UsageError, match="No format 'qnn'"):
+        resolve("qnn=a16w8")
 
 
 @pytest.mark.parametrize(
-    ("name", "formats"),
-    [("fp32", []), ("int8-dynamic", ["onnx"]), ("int8-static", list(FORMATS)), ("int8-weight-only", [])],
+    ("name", "backends"),
+    [
+        ("fp32", []),
+        ("int8-dynamic", ["onnx"]),
+        ("int8-static", list(FORMATS)),
+        ("int8-weight-only", []),
+        ("a16w8", list(FORMATS)),
+    ],
 )
-def test_what_runs_calibration_texts(name: str, formats: list[str]) -> None:
-    assert [fmt for fmt in FORMATS if SCHEMES[name].calibrates(fmt)] == formats
+def test_what_runs_calibration_texts(name: str, backends: list[str]) -> None:
+    assert [each for each in FORMATS if SCHEMES[name].calibrates(each)] == backends
 
 
 def test_an_unknown_scheme_names_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"No scheme 'int8-dynamc'. Did you mean 'int8-dynamic'\?"):
-        resolve_scheme("int8-dynamc", FORMATS)
+        resolve("int8-dynamc")
 
 
-def test_a_refusal_names_only_real_formats() -> None:
-    assert {fmt for scheme in SCHEMES.values() for fmt in scheme.refused} <= set(FORMATS)
+def test_a_scheme_names_only_real_backends() -> None:
+    for scheme in SCHEMES.values():
+        assert {*scheme.refused, *scheme.backends, *scheme.equalized} <= set(TOOLS)
+        assert not set(scheme.refused) & set(scheme.backends)
+
+
+def test_another_delegate_has_a_backend_of_its_own() -> None:
+    assert [backend_of(fmt, delegate) for fmt, delegate in DELEGATES.items()] == list(DELEGATES)
+    assert backend_of("executorch", "vulkan") == "executorch-vulkan"

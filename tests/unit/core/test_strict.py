@@ -61,7 +61,7 @@ SIGNATURES = [
 
 CONSISTENT = {
     Manifest: {"max_tokens": st.integers(16, 2**31 - 1)},
-    Artifact: {"format": st.sampled_from(FORMATS)},
+    Artifact: {"format": st.sampled_from(FORMATS), "more_files": st.just(())},
     TaskOptions: {"labels": st.just(())},
 }
 """Fields that a manifest checks against each other."""

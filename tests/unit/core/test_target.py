@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.core.scheme import resolve_scheme
+from edgellm.core.scheme import SCHEMES
 from edgellm.errors import InputError, UsageError
 from edgellm.targets import load_target, read_target, target_names
 
@@ -19,10 +19,10 @@ RULES = {
     "wrong_type": "abi: expected str, found a list",
     "wrong_item": "cpu_features[1]: expected str, found int '8'",
     "no_format": "formats: at least one format is needed",
-    "unknown_format": "formats: no format 'coreml', choose from executorch, onnx, tflite",
+    "unknown_format": "formats: no format 'coreml', choose from executorch, onnx, qnn, tflite",
     "format_without_delegate": "delegates: no delegate for format 'onnx'",
     "duplicate_format": "formats: a format is named twice",
-    "unknown_scheme": "scheme: no scheme 'int8', choose from fp32, int8-dynamic, int8-static, int8-weight-only",
+    "unknown_scheme": "scheme: no scheme 'int8', choose from fp32, int8-dynamic, int8-static, a16w8, int8-weight-only",
     "opset_too_new": "onnx: opset 24 is outside 18 to 23",
     "opset_too_old": "onnx: opset 17 is outside 18 to 23",
     "ir_version": "onnx: ir_version 7 is outside 8 to 11",
@@ -68,7 +68,8 @@ def test_a_shipped_target_reads_and_its_default_scheme_is_possible(name: str) ->
     target = load_target(name)
     assert target.name == name
     assert set(target.delegates) == set(target.formats)
-    assert resolve_scheme(target.scheme, target.formats).name == target.scheme
+    for fmt in target.formats:
+        assert target.backend(fmt) in SCHEMES[target.scheme_of(fmt)].backends
     assert target.toolchain == "host" or target.toolchain in {name, *target_names()}
 
 

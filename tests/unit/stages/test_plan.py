@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgellm.core.scheme import FORMATS
+from edgellm.core.scheme import PORTABLE
 from edgellm.errors import EdgellmError, InputError, MissingDependencyError, UsageError
 from edgellm.stages import plan, source
 from edgellm.stages.plan import Plan
@@ -36,7 +36,7 @@ def classifier_folder(tmp_path: Path) -> Path:
 
 def resolve(model: Path | str, **options: Any) -> Plan:
     chosen: dict[str, Any] = {
-        "target": "linux-arm64", "formats": (), "scheme": None, "task": None, "tokenizer": None, "pooling": None,
+        "target": "linux-arm64", "formats": (), "schemes": (), "task": None, "tokenizer": None, "pooling": None,
         "calibration": None, "ranges": None, "golden": None, "eval": None, "max_drop": None, "min_agreement": 0.99,
         "seq_len": None, "out": None, "vocab_from": None, "describe": dict,
     }  # fmt: skip
@@ -45,7 +45,8 @@ def resolve(model: Path | str, **options: Any) -> Plan:
 
 def test_the_target_decides_what_is_left_out(folder: Path) -> None:
     made, target = resolve(folder), load_target("linux-arm64")
-    assert (made.formats, made.scheme, made.target) == (target.formats, target.scheme, target)
+    assert (made.formats, made.target) == (target.formats, target)
+    assert made.schemes == dict.fromkeys(target.formats, target.scheme)
     assert made.out == Path("my-model-linux-arm64")
     assert len(made.golden) >= 64
     assert made.labelled == ()
@@ -53,7 +54,7 @@ def test_the_target_decides_what_is_left_out(folder: Path) -> None:
 
 def test_formats_come_in_the_target_s_order(folder: Path) -> None:
     order = load_target("linux-arm64").formats
-    assert resolve(folder, formats=sorted(FORMATS, reverse=True)).formats == order
+    assert resolve(folder, formats=sorted(PORTABLE, reverse=True)).formats == order
     assert resolve(folder, formats=[order[1]]).formats == (order[1],)
 
 
@@ -80,8 +81,8 @@ def test_lengths_stay_within_the_position_table(
     [
         ({"target": "linux-arm46"}, UsageError, "Did you mean 'linux-arm64'?"),
         ({"formats": ["onnx", "tflit"]}, UsageError, "No format 'tflit'. Did you mean 'tflite'?"),
-        ({"scheme": "int8"}, UsageError, "No scheme 'int8'."),
-        ({"scheme": "int8-weight-only"}, UsageError, "executorch can't express int8-weight-only: "),
+        ({"schemes": ["int8"]}, UsageError, "No scheme 'int8'."),
+        ({"schemes": ["int8-weight-only"]}, UsageError, "executorch can't express int8-weight-only: "),
         ({"min_agreement": 1.01}, UsageError, "--min-agreement is 1.01; it goes from 0 to 1"),
         ({"min_agreement": float("nan")}, UsageError, "--min-agreement is nan"),
         ({"out": ""}, UsageError, "--out is empty"),
@@ -107,9 +108,9 @@ def test_lengths_stay_within_the_position_table(
         (
             {"ranges": "mse"},
             UsageError,
-            "--ranges has no use: int8-dynamic has no calibrated ranges. Use --scheme int8-st",
+            "--ranges has no use: int8-dynamic has no calibrated 8-bit ranges. Use --scheme int8-st",
         ),
-        ({"ranges": "msa", "scheme": "int8-static"}, UsageError, "No way to choose ranges 'msa'. Did you mean 'mse'?"),
+        ({"ranges": "msa", "schemes": ["int8-static"]}, UsageError, "No way to choose ranges 'msa'. Did you mean 'mse'?"),
         ({"max_drop": 0.5}, UsageError, "--max-drop has no use without --eval"),
         ({"max_drop": -1, "eval": "x.tsv"}, UsageError, "--max-drop is -1; it is 0 or more"),
         ({"eval": "x.tsv"}, InputError, "x.tsv line 2: The column text_pair misses; there is label, text."),
@@ -134,8 +135,8 @@ def test_an_impossible_build_is_refused(
 
 
 def test_ranges_are_part_of_the_plan(folder: Path) -> None:
-    assert resolve(folder, scheme="int8-static").ranges == "mse"
-    made = resolve(folder, scheme="int8-static", ranges="entropy", formats=["tflite"])
+    assert resolve(folder, schemes=["int8-static"]).ranges == "mse"
+    made = resolve(folder, schemes=["int8-static"], ranges="entropy", formats=["tflite"])
     assert (made.ranges, len(made.calibration), made.own_calibration) == ("entropy", 96, False)
 
 
@@ -195,7 +196,7 @@ def test_what_is_trimmed_may_fit_the_file_formats(
 
 
 def test_options_are_checked_before_the_model(folder: Path) -> None:
-    for wrong in ({"target": "x"}, {"formats": ["x"]}, {"scheme": "x"}, {"min_agreement": 2}, {"task": "x"}):
+    for wrong in ({"target": "x"}, {"formats": ["x"]}, {"schemes": ["x"]}, {"min_agreement": 2}, {"task": "x"}):
         with pytest.raises(UsageError):
             resolve(folder / "gone", **wrong)
 
@@ -280,7 +281,7 @@ def test_planning_loads_neither_torch_nor_an_engine(folder: Path) -> None:
     code = f"""
 import sys
 from edgellm.stages import plan
-plan.resolve({str(folder)!r}, target="linux-arm64", formats=(), scheme=None, task=None, tokenizer=None, pooling=None,
+plan.resolve({str(folder)!r}, target="linux-arm64", formats=(), schemes=(), task=None, tokenizer=None, pooling=None,
     calibration=None, ranges=None, golden=None, eval=None, max_drop=None, min_agreement=0.99, seq_len=None, out=None,
     vocab_from=None, describe=dict)
 print(sorted(sys.modules.keys() & {{"torch", "transformers", "onnx", "onnxruntime", "executorch", "ai_edge_litert"}}))
