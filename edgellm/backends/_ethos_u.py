@@ -35,6 +35,8 @@ ON_CPU: tuple[str, ...] = ("CAST", "DEQUANTIZE", "EMBEDDING_LOOKUP", "QUANTIZE")
 """Operators that may stay on the CPU: those that look ids up, and those where integers begin and end."""
 
 _ETHOS_U = "ethos-u"
+_NO_CAUSE = "Vela gives no reason"
+_ON_PURPOSE = "left to the CPU on purpose, beside the lookup that it serves"
 _TEXTS = 32
 """Texts at most that say what a usual variance is; ranges are taken over all."""
 
@@ -85,11 +87,11 @@ def lower(
     except (KeyError, ValueError) as error:
         raise UsageError(f"{target.name} has no Ethos-U for TFLite: {error}.") from None
     reference = folder / f"model-{scheme}.tflite"
-    write_reference(prepared, accelerator.matmul_bits, reference)
-    compiled = vela.compile_model(reference, accelerator, folder)
+    kept = write_reference(prepared, accelerator.matmul_bits, reference)
+    compiled = vela.compile_model(reference, accelerator, folder, on_cpu=kept)
     data = compiled.file.read_bytes()
-    report = report_of(compiled, data, reference.read_bytes(), accelerator)
-    ensure_on_npu(report, allowed)
+    report = report_of(compiled, data, reference.read_bytes(), accelerator, kept)
+    ensure_on_npu(report, {*allowed, *kept})
     _, kinds = _survey(bytearray(data))
     inputs = tuple(InputSpec(s.name, "int32", s.shape, s.bound, s.pad) for s in prepared.inputs)
     lowered = Lowered(
@@ -104,8 +106,8 @@ def lower(
     return NpuLowered(lowered, reference.name, report)
 
 
-def write_reference(prepared: Prepared, matmul_bits: int, path: Path) -> None:
-    """Write the quantized TFLite file at the longest bucket's length.
+def write_reference(prepared: Prepared, matmul_bits: int, path: Path) -> tuple[str, ...]:
+    """Write the quantized TFLite file at the longest bucket's length, and return operators in it for the CPU alone.
 
     Raises:
         InputError: there is nothing to calibrate on, or the model can't be traced or converted.
@@ -128,17 +130,29 @@ def write_reference(prepared: Prepared, matmul_bits: int, path: Path) -> None:
         named = _Named(module, prepared.output.name)
         litert_torch.signature(name, named, None, inputs).convert().export(str(plain))
     arrays: list[Feeds] = [{key: value.numpy() for key, value in item.items()} for item in feeds]
-    quantize(plain, name, arrays, matmul_bits, path)
+    kept = quantize(plain, name, arrays, matmul_bits, path)
     plain.unlink()
+    return kept
 
 
-def report_of(compiled: vela.Compiled, data: bytes, reference: bytes, accelerator: Accelerator) -> NpuReport:
-    """Return the report: which operators stay outside is read from the compiled file, why from what Vela printed."""
+def report_of(
+    compiled: vela.Compiled, data: bytes, reference: bytes, accelerator: Accelerator, kept: Collection[str]
+) -> NpuReport:
+    """Return the report: which operators stay outside is read from the compiled file, why from what Vela printed.
+
+    Args:
+        compiled: by Vela.
+        data: of the compiled file.
+        reference: what was compiled.
+        accelerator: it was compiled for.
+        kept: kinds of operators that Vela was told to leave to the CPU.
+
+    """
     causes = {refused.output: refused.cause for refused in read_refused(compiled.printed)}
     summary = read_summary(compiled.summary)
     operators = _operators(data)
     outside = tuple(
-        CpuOperator(operator, output, causes.get(output, "Vela gives no reason"))
+        CpuOperator(operator, output, causes.get(output, _ON_PURPOSE if operator in kept else _NO_CAUSE))
         for operator, output in operators
         if operator != _ETHOS_U
     )

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 ACTIVATIONS = 16
 """Bits of activations."""
 
+_FOR_IDS = "SQUEEZE"
+"""Takes the batch off the ids; the converter writes RESHAPE for its own."""
+
 _MARGIN = 1.25
 """Ranges of 16 bits reach this much further than what was seen, for texts that go beyond; 8 bits can't spare it."""
 
@@ -31,8 +34,8 @@ Range = tuple[float, float, int]
 Feeds = Mapping[str, NDArray[Any]]
 
 
-def quantize(source: Path, signature: str, feeds: Sequence[Feeds], matmul_bits: int, path: Path) -> None:
-    """Write the quantized file.
+def quantize(source: Path, signature: str, feeds: Sequence[Feeds], matmul_bits: int, path: Path) -> tuple[str, ...]:
+    """Write the quantized file, and return the kinds of operators in it that are for the CPU alone.
 
     Args:
         source: an fp32 .tflite file with one graph.
@@ -61,6 +64,39 @@ def quantize(source: Path, signature: str, feeds: Sequence[Feeds], matmul_bits: 
     }
     made = quantizer.Quantizer(str(source), recipe.get_quantization_recipe())
     made.quantize(found).export_model(str(path), overwrite=True)
+    return _leave_ids_to_cpu(path)
+
+
+def _leave_ids_to_cpu(path: Path) -> tuple[str, ...]:
+    """Make a SQUEEZE of each RESHAPE of ids, in place: the same, but another operator than the encoder's own.
+
+    Vela can be told to leave an operator to the CPU by its kind alone. Embeddings are looked up there, by ids without the
+    batch; without this, the NPU would be called once just to copy them.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(path)
+    graph = model.subgraphs[0]
+    kinds = schema.BuiltinOperator
+    if any(code.builtinCode == getattr(kinds, _FOR_IDS) for code in model.operatorCodes):
+        return ()  # the encoder has such operators itself
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = getattr(kinds, _FOR_IDS)
+    code.version = 1
+    model.operatorCodes.append(code)
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode != kinds.RESHAPE:
+            continue
+        before, after = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+        if before.type == schema.TensorType.INT32 and list(before.shape) == [1, *after.shape]:
+            operator.opcodeIndex = len(model.operatorCodes) - 1
+            operator.inputs = [operator.inputs[0]]
+            operator.builtinOptionsType = schema.BuiltinOptions.SqueezeOptions
+            operator.builtinOptions = schema.SqueezeOptionsT()
+            operator.builtinOptions.squeezeDims = [0]
+    flatbuffer_utils.write_model(model, path)
+    return (_FOR_IDS,)
 
 
 def _ranges(source: Path, signature: str, feeds: Sequence[Feeds], *, exact: bool) -> dict[str, Range]:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,8 +85,8 @@ def setup(report: Report | None = None) -> Path:
     return target
 
 
-def compile_model(model: Path, accelerator: Accelerator, out: Path) -> Compiled:
-    """Compile a quantized .tflite file with one graph into `out`.
+def compile_model(model: Path, accelerator: Accelerator, out: Path, on_cpu: Sequence[str] = ()) -> Compiled:
+    """Compile a quantized .tflite file with one graph into `out`; operators of the kinds `on_cpu` are left to the CPU.
 
     Raises:
         MissingDependencyError: Vela is not set up.
@@ -103,7 +104,7 @@ def compile_model(model: Path, accelerator: Accelerator, out: Path) -> Compiled:
         # -S: no site-packages; what PYTHONPATH names is all that there is.
         sys.executable, "-S", "-m", "ethosu.vela", str(model), "--output-dir", str(out), "--show-cpu-operations",
         "--config", "Arm/vela.ini", "--accelerator-config", accelerator.name, "--system-config", accelerator.system,
-        "--memory-mode", accelerator.memory_mode,
+        "--memory-mode", accelerator.memory_mode, *(("--ignore-ops", ",".join(on_cpu)) if on_cpu else ()),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=_TIMEOUT_S)

@@ -57,7 +57,7 @@ def read_refused(printed: str) -> list[Refused]:
         for more in lines:
             if not more.strip():
                 break
-            cause.append(more.strip().removeprefix(_REASON))
+            cause.append(more.strip().removeprefix(_REASON).rstrip("."))
         found.append(Refused(match["operator"], match["output"], "; ".join(cause) or "Vela gives no reason"))
     return found
 

@@ -16,7 +16,7 @@ from .conftest import ROOT
 
 pytestmark = pytest.mark.integration
 
-AT_THE_BORDER = {"CAST", "DEQUANTIZE", "EMBEDDING_LOOKUP", "QUANTIZE"}
+AT_THE_BORDER = {"CAST", "DEQUANTIZE", "EMBEDDING_LOOKUP", "QUANTIZE", "SQUEEZE"}
 
 
 def run(*command: str) -> list[Any]:
@@ -47,6 +47,7 @@ def test_a_small_model_has_a_reference_beside_what_was_compiled() -> None:
     assert made["files"] == ["model-a16w8.tflite", "model-a16w8_vela.tflite"]
     assert made["reference"] == "model-a16w8.tflite"
     assert set(made["cpu"]) <= AT_THE_BORDER
+    assert made["partitions"] == 1
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,7 @@ def test_a_bert_of_random_weights_runs_on_the_npu_and_agrees(model: Callable[[st
     )  # fmt: skip
     assert set(found["cpu_operators"]) <= AT_THE_BORDER
     assert found["npu_operators"] > 100
+    assert found["partitions"] == 1
     assert found["sram_bytes"] > 0
     assert found["estimated_ms"] > 0
     assert found["mean"] > 0.99
