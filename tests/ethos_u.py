@@ -1,0 +1,77 @@
+"""`python -m tests.ethos_u OPERATOR`: lower a small model with one odd operator for Ethos-U85, and print the error.
+
+In a process of its own, as converters print and warn. Operators: plain (none), cumsum, erfinv.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgellm.backends import Prepared
+from edgellm.core.signature import TOKENS, InputSpec, OutputSpec
+from edgellm.errors import EdgellmError, to_wire
+from edgellm.toolchain import vela
+
+ODD = {
+    "plain": lambda x: x,
+    "cumsum": lambda x: torch.cumsum(x, dim=1),
+    "erfinv": lambda x: torch.erfinv(torch.tanh(x) * 0.5),
+}
+TEXT_TOKENS = 16
+
+
+class Small(nn.Module):
+    """An embedding, an odd operator, a LayerNorm, GELU and the mean over tokens."""
+
+    def __init__(self, odd: str) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 32)
+        self.linear = nn.Linear(32, 32)
+        self.norm = nn.LayerNorm(32)
+        self.odd = ODD[odd]
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        mask = attention_mask.to(torch.float32)
+        hidden = torch.nn.functional.gelu(self.norm(self.odd(self.linear(self.table(input_ids)))))
+        return torch.bmm(mask.unsqueeze(1), hidden).squeeze(1) / mask.sum(1, keepdim=True)
+
+
+def main(odd: str, accelerator: str) -> dict[str, Any]:
+    """Return the report, or the error."""
+    from edgellm.backends._ethos_u import lower
+
+    torch.manual_seed(5)
+    vela.setup()
+    inputs = tuple(
+        InputSpec(name, "int64", (1, TOKENS), bound, 0) for name, bound in (("input_ids", 50), ("attention_mask", 2))
+    )
+    output = OutputSpec("embedding", "float32", (1, 32))
+    samples = [
+        {"input_ids": torch.randint(1, 50, (1, n)), "attention_mask": torch.ones(1, n, dtype=torch.int64)}
+        for n in (3, 9, 16)
+    ]
+    prepared = Prepared(Small(odd).eval(), inputs, output, (TEXT_TOKENS,), samples=samples)
+    target: Any = SimpleNamespace(name=accelerator, delegates={"tflite": accelerator})
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            made = lower(prepared, "a16w8", target, Path(folder))
+        except EdgellmError as error:
+            return to_wire(error)
+        files = sorted(path.name for path in Path(folder).iterdir())
+    return {"files": files, "cpu": [item.operator for item in made.report.cpu_operators], "reference": made.reference,
+            "partitions": made.report.partitions, "buckets": made.lowered.signature.buckets}  # fmt: skip
+
+
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(sys.stderr):
+        found = main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "ethos-u85-512")
+    print(json.dumps(found))

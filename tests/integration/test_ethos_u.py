@@ -1,0 +1,74 @@
+"""Arm Ethos-U with the real converter and the real compiler: small models, and MiniLM in the full run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import ROOT
+
+pytestmark = pytest.mark.integration
+
+AT_THE_BORDER = {"CAST", "DEQUANTIZE", "EMBEDDING_LOOKUP", "QUANTIZE", "SQUEEZE"}
+
+
+def run(*command: str) -> list[Any]:
+    """Return the JSON lines that a module prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, check=False, cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_an_operator_that_no_npu_takes_fails_the_build() -> None:
+    (error,) = run("tests.ethos_u", "cumsum")
+    assert error["kind"] == "GateError"
+    assert "does not take 1 of" in error["message"]
+    assert "CUMSUM: Unsupported opType" in error["message"]
+
+
+def test_an_operator_that_tflite_lacks_is_named() -> None:
+    (error,) = run("tests.ethos_u", "erfinv")
+    assert error["kind"] == "InputError"
+    assert "aten.erfinv" in error["message"]
+
+
+def test_a_small_model_has_a_reference_beside_what_was_compiled() -> None:
+    (made,) = run("tests.ethos_u", "plain")
+    assert made["files"] == ["model-a16w8.tflite", "model-a16w8_vela.tflite"]
+    assert made["reference"] == "model-a16w8.tflite"
+    assert set(made["cpu"]) <= AT_THE_BORDER
+    assert made["partitions"] == 1
+
+
+@pytest.mark.parametrize(
+    "accelerator", ["ethos-u85-512", "ethos-u55-128", pytest.param("ethos-u65-256", marks=pytest.mark.full)]
+)
+def test_a_bert_of_random_weights_runs_on_the_npu_and_agrees(model: Callable[[str], Path], accelerator: str) -> None:
+    (found,) = run(
+        "tests.figures.ethos_u", "--model", str(model("wordy")), "--accelerator", accelerator, "--tokens", "32",
+        "--texts", "20", "--json",
+    )  # fmt: skip
+    assert set(found["cpu_operators"]) <= AT_THE_BORDER
+    assert found["npu_operators"] > 100
+    assert found["partitions"] == 1
+    assert found["sram_bytes"] > 0
+    assert found["estimated_ms"] > 0
+    assert found["mean"] > 0.99
+
+
+@pytest.mark.full
+def test_minilm_on_ethos_u85_agrees() -> None:
+    (found,) = run("tests.figures.ethos_u", "--accelerator", "ethos-u85-512", "--json")
+    assert found["texts"] == 50
+    assert found["mean"] >= 0.97
+    assert set(found["cpu_operators"]) <= AT_THE_BORDER
