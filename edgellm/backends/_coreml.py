@@ -21,12 +21,12 @@ from edgellm.backends._coreml_package import (
     kinds,
     narrowed,
     quantize_weights,
-    quietly,
     served,
     system,
     translating,
     write_package,
 )
+from edgellm.backends._quiet import importing, quietly
 from edgellm.backends.trace import example, trace, trace_static
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
@@ -69,7 +69,8 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
 
 def convert(program: ExportedProgram, prepared: Prepared, buckets: tuple[int, ...], ios: int) -> Any:
     """Return the converted model, in memory."""
-    import coremltools as ct
+    with importing():
+        import coremltools as ct
 
     lengths = [[1, tokens] for tokens in buckets]
     shape = ct.EnumeratedShapes(shapes=lengths, default=lengths[-1]) if len(lengths) > 1 else tuple(lengths[0])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import traceback
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from edgellm.abi.coreml import precision
 from edgellm.abi.coreml_package import Package, Weight
 from edgellm.backends import Prepared
+from edgellm.backends._quiet import importing
 from edgellm.backends.constructs import unsupported
 from edgellm.core.signature import InputSpec
 from edgellm.core.target import Target, platform
@@ -38,7 +39,7 @@ _THRESHOLD = 2048
 _MODEL = "com.apple.CoreML/model.mlmodel"
 _WEIGHTS = "com.apple.CoreML/weights"
 _DATE = "com.github.apple.coremltools.conversion_date"
-_UNTRANSLATED = re.compile(r"for op '(\w+)' not implemented")
+_UNTRANSLATED = re.compile(r"(?:for op '|Unsupported fx node )(\w+)")
 
 
 def system(target: Target) -> int:
@@ -59,7 +60,8 @@ def system(target: Target) -> int:
 
 def deployment(ios: int) -> Any:
     """Return coremltools' name of the newest system that is not newer than an iOS."""
-    import coremltools as ct
+    with importing():
+        import coremltools as ct
 
     known = {int(each.name.removeprefix("iOS")): each for each in ct.target if each.name.startswith("iOS")}
     return known[max(number for number in known if number <= ios)]
@@ -96,19 +98,6 @@ def narrowed(prepared: Prepared) -> tuple[InputSpec, ...]:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Silence what the converter warns of on every model; anything else passes.
-
-    A bound of infinity, or 3e38, is infinity in 16 bits: that of `clamp(min=...)`. That the converter has not been tested
-    with a torch is what this project's tests are for.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning, r"coremltools\.")
-        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-        yield
-
-
-@contextmanager
 def translating(program: Callable[[], ExportedProgram], module: nn.Module) -> Iterator[None]:
     """Turn what coremltools raises about an operator into one sentence; anything else passes through.
 
@@ -122,12 +111,15 @@ def translating(program: Callable[[], ExportedProgram], module: nn.Module) -> It
         found = _UNTRANSLATED.findall(str(error))
         if not found:
             raise
+        traceback.print_exc()
+        traceback.clear_frames(error.__traceback__)  # where the converter keeps a folder that is to be cleaned up now
         raise unsupported("Core ML", found, "coremltools has no translation of it", program(), module) from None
 
 
 def quantize_weights(model: Any) -> Any:
     """Return the model with its matrices and tables as int8, one scale per output channel or row."""
-    import coremltools.optimize.coreml as optimize
+    with importing():
+        import coremltools.optimize.coreml as optimize
 
     config = optimize.OpLinearQuantizerConfig(
         mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=_THRESHOLD - 1

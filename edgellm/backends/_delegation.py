@@ -16,6 +16,7 @@ import torch
 from torch.export import ExportedProgram
 
 from edgellm.backends._cost import is_operator, multiply_accumulates, overload
+from edgellm.backends._quiet import importing
 from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation, grouped
 
 Explain = Callable[[torch.fx.Node], str]
@@ -69,8 +70,9 @@ def _name(node: torch.fx.Node) -> str:
 
 def _xnnpack(program: ExportedProgram) -> Explain:
     """Ask the configuration of the operator, whose `why` logs an object with the reason."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir.backend.canonical_partitioners.config_partitioner import format_target_name
+    with importing():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir.backend.canonical_partitioners.config_partitioner import format_target_name
 
     configurations = XnnpackPartitioner().target_partitioner_configs
 
@@ -84,14 +86,14 @@ def _xnnpack(program: ExportedProgram) -> Explain:
         reasons = [reason.strip().rstrip(".") for reason in said if reason.strip()]
         if reasons:
             return f"XNNPACK's partitioner says: {reasons[-1]}"
-        return _ALONE if taken else "XNNPACK's partitioner refuses it without a word"
+        return _ALONE if taken else "XNNPACK's partitioner refuses it and gives no reason"
 
     return explain
 
 
 def _vulkan(program: ExportedProgram) -> Explain:
     """Ask the table of operators; what it would log is kept."""
-    with keep_log_level():
+    with importing():
         from executorch.backends.vulkan import utils
         from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanSupportedOperators
 
@@ -115,7 +117,8 @@ def _vulkan(program: ExportedProgram) -> Explain:
 
 def _coreml(program: ExportedProgram) -> Explain:
     """Ask coremltools, and what ExecuTorch knows of its faults."""
-    from executorch.backends.apple.coreml.partition import coreml_partitioner
+    with importing():
+        from executorch.backends.apple.coreml.partition import coreml_partitioner
 
     class Asked(coreml_partitioner._OperatorsSupportedForCoreMLBackend):
         reason = ""
@@ -180,14 +183,3 @@ class _Reason:
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-
-
-@contextmanager
-def keep_log_level() -> Iterator[None]:
-    """Put the root logger's level back: Vulkan's partitioner sets it when it is imported."""
-    root = logging.getLogger()
-    level = root.level
-    try:
-        yield
-    finally:
-        root.setLevel(level)

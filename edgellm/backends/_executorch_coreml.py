@@ -27,13 +27,13 @@ from edgellm.backends._coreml_package import (
     kinds,
     narrowed,
     quantize_weights,
-    quietly,
     served,
     system,
     translating,
     write_package,
 )
 from edgellm.backends._delegation import survey
+from edgellm.backends._quiet import importing, quietly
 from edgellm.backends.trace import example, trace, trace_static
 from edgellm.core.delegation import Delegation
 from edgellm.core.signature import Signature
@@ -96,10 +96,11 @@ def _lowered(prepared: Prepared, buckets: tuple[int, ...], ios: int) -> tuple[An
 
 
 def _lower(program: ExportedProgram, prepared: Prepared, buckets: tuple[int, ...], ios: int) -> Any:
-    import coremltools as ct
-    from executorch.backends.apple.coreml.compiler import CoreMLBackend
-    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
-    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    with importing():
+        import coremltools as ct
+        from executorch.backends.apple.coreml.compiler import CoreMLBackend
+        from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
     specs = CoreMLBackend.generate_compile_specs(
         compute_unit=ct.ComputeUnit.CPU_AND_NE,

@@ -17,7 +17,8 @@ from torch.export import ExportedProgram
 from edgellm.abi.vulkan import VulkanGraph, read_graph
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
 from edgellm.backends._cost import overload
-from edgellm.backends._delegation import keep_log_level, survey
+from edgellm.backends._delegation import survey
+from edgellm.backends._quiet import importing, quietly
 from edgellm.backends.constructs import converting
 from edgellm.backends.trace import example, trace
 from edgellm.core.delegation import Delegation
@@ -53,10 +54,11 @@ def lower_surveyed(prepared: Prepared, scheme: str, target: Target, folder: Path
     """Write model-<scheme>.pte; return what was written, and how the graph is shared with Vulkan."""
     _ensure(scheme, target)
     module = prepared.module
-    program = trace(module, prepared)
-    if scheme == "int8-weight-only":
-        program = trace(_quantized(program, prepared), prepared)
-    with converting("executorch", lambda: program, module), keep_log_level():
+    with quietly():
+        program = trace(module, prepared)
+        if scheme == "int8-weight-only":
+            program = trace(_quantized(program, prepared), prepared)
+    with converting("executorch", lambda: program, module), quietly():
         edge = _lower(program)
         delegation = survey(edge.exported_program(), "vulkan", prepared.buckets[-1])
         if not delegation.inside:
@@ -103,8 +105,12 @@ def _quantized(program: ExportedProgram, prepared: Prepared) -> nn.Module:
 
     Vulkan fuses what its own quantizer writes; torchao's weight-only config it would unpack on every call.
     """
-    from executorch.backends.vulkan.quantizer.vulkan_quantizer import VulkanQuantizer, get_symmetric_quantization_config
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    with importing():
+        from executorch.backends.vulkan.quantizer.vulkan_quantizer import (
+            VulkanQuantizer,
+            get_symmetric_quantization_config,
+        )
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     quantizer = VulkanQuantizer().set_global(get_symmetric_quantization_config(is_dynamic=False, weight_bits=8))
     observed = prepare_pt2e(program.module(check_guards=False), quantizer)
@@ -116,8 +122,9 @@ def _quantized(program: ExportedProgram, prepared: Prepared) -> nn.Module:
 
 
 def _lower(program: ExportedProgram) -> Any:
-    from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
-    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    with importing():
+        from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
     options = {"force_fp16": True, "require_dynamic_shapes": True}
     return to_edge_transform_and_lower(
