@@ -1,17 +1,26 @@
 """What an operator of a traced graph costs: multiply-accumulates, from the shapes of what it reads and writes.
 
-The formulas are torch's (`torch.utils.flop_counter`), which counts two operations for each multiply-accumulate. It knows
-no `linear`, which it sees taken apart.
+The formulas are torch's (`torch.utils.flop_counter`), which counts two operations for each multiply-accumulate; what it
+only sees taken apart (`linear`) has one here.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import flop_registry
+
+_WHOLE: dict[str, Callable[[Any, Any], int]] = {
+    "aten::linear": lambda made, args: made.numel() * args[1].shape[-1],
+    "aten::matmul": lambda made, args: made.numel() * args[0].shape[-1],
+    **{f"aten::conv{n}d": lambda made, args: made.numel() * args[1][0].numel() for n in (1, 2, 3)},
+    # The scores, and what they mix.
+    "aten::scaled_dot_product_attention": lambda made, args: (args[0].numel() + made.numel()) * args[1].shape[-2],
+}
+"""Operators that torch takes apart, to multiply-accumulates from the result and the arguments."""
 
 
 def multiply_accumulates(node: torch.fx.Node, tokens: int) -> float:
@@ -26,12 +35,13 @@ def multiply_accumulates(node: torch.fx.Node, tokens: int) -> float:
     if target is None:
         return 0.0
     made = _concrete(node.meta.get("val"), tokens)
-    if target is torch.ops.aten.linear.default:
-        return float(math.prod(made.shape) * _value(node.args[1], tokens).shape[-1])
+    args = torch.fx.node.map_arg(node.args, lambda arg: _value(arg, tokens))
+    whole = _WHOLE.get(target._schema.name)
+    if whole is not None:
+        return float(whole(made, args))
     formula = flop_registry.get(target.overloadpacket)
     if formula is None:
         return 0.0
-    args = torch.fx.node.map_arg(node.args, lambda arg: _value(arg, tokens))
     kwargs = torch.fx.node.map_arg(node.kwargs, lambda arg: _value(arg, tokens))
     return float(formula(*args, **kwargs, out_val=made)) / 2
 

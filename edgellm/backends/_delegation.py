@@ -16,7 +16,7 @@ import torch
 from torch.export import ExportedProgram
 
 from edgellm.backends._cost import is_operator, multiply_accumulates, overload
-from edgellm.backends._quiet import importing
+from edgellm.backends._quiet import importing, quietly
 from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation, grouped
 
 Explain = Callable[[torch.fx.Node], str]
@@ -35,6 +35,11 @@ def survey(program: ExportedProgram, delegate: str, tokens: int) -> Delegation:
         tokens: what a symbolic length is taken to be for the cost: the longest text.
 
     """
+    with quietly():
+        return _survey(program, delegate, tokens)
+
+
+def _survey(program: ExportedProgram, delegate: str, tokens: int) -> Delegation:
     explain = _EXPLAIN.get(delegate, lambda whole: lambda node: f"{delegate} did not take it")(program)
     partitions = inside = 0
     cost_inside = 0.0
