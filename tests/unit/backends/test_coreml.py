@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from edgellm.abi.coreml_package import Feature, Package, Weight, read_package
 from edgellm.backends import Lowered
 from edgellm.backends._coreml import NOT_RUN, ensure_interface, lower
+from edgellm.backends._coreml_evaluate import evaluate
 from edgellm.backends._coreml_package import ensure_package, served
 from edgellm.errors import EdgellmError, InputError, UsageError
 from tests.unit.backends.tiny_bert import ANDROID, IOS, WIDTH, Refused, of, tiny_bert
@@ -129,3 +132,20 @@ def test_planted_faults_of_the_interface_are_found(package: Package) -> None:
     outputs = (dataclasses.replace(package.outputs[0], dtype="float16"),)
     with pytest.raises(EdgellmError, match="where embedding in float32 is expected"):
         ensure_interface(dataclasses.replace(package, outputs=outputs), prepared, BUCKETS)
+
+
+@pytest.mark.parametrize(("scheme", "least"), [("fp16", 0.99999), ("int8-weight-only", 0.999)])
+def test_the_file_computes_what_the_module_does(scheme: str, least: float, tmp_path: Path) -> None:
+    prepared = tiny_bert(*BUCKETS)
+    lowered = lower(prepared, scheme, IOS, tmp_path)
+    for tokens, real in ((8, 5), (16, 16)):
+        feeds = {
+            "input_ids": np.arange(7, 7 + tokens, dtype=np.int32)[None],
+            "attention_mask": (np.arange(tokens) < real).astype(np.int32)[None],
+            "token_type_ids": np.zeros((1, tokens), np.int32),
+        }
+        found = evaluate(tmp_path / lowered.file, feeds)["embedding"]
+        expected = prepared.module(**{name: torch.from_numpy(item).long() for name, item in feeds.items()}).numpy()
+        assert float((found * expected).sum() / np.linalg.norm(found)) > least
+        other = evaluate(tmp_path / lowered.file, {**feeds, "input_ids": feeds["input_ids"] + 50})["embedding"]
+        assert float((other * expected).sum() / np.linalg.norm(other)) < least

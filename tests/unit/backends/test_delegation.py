@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ from torch.export import Dim, ExportedProgram
 
 from edgellm.backends._cost import program_cost
 from edgellm.backends._delegation import survey
-from edgellm.backends._delegation_tflite import inside
+from edgellm.backends._delegation_onnx import survey_onnx
+from edgellm.backends._delegation_tflite import inside, survey_tflite
 from edgellm.backends._quiet import importing, quietly
+from tests.tiny import TinyModel
 from tests.unit.backends.tiny_bert import Refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -88,7 +92,8 @@ def test_an_operator_that_a_delegate_lacks_is_outside_with_its_cause(delegate: s
 
 
 @pytest.mark.parametrize(
-    ("delegate", "cause"), [("vulkan", "dtype torch.float64 not in"), ("xnnpack", "XNNPACK's partitioner says: invalid dtype")]
+    ("delegate", "cause"),
+    [("vulkan", "dtype torch.float64 not in"), ("xnnpack", "XNNPACK's partitioner says: invalid dtype")],
 )
 def test_a_linear_outside_is_heavy_and_costs_its_share(delegate: str, cause: str) -> None:
     found = survey(lowered(Mixed(double=True), delegate), delegate, 6)
@@ -135,3 +140,36 @@ def test_operators_between_the_ends_of_a_partition_are_inside_it() -> None:
     assert inside(chain, [operator([1, 9], [3])]) == {1, 2}
     assert inside(chain, [operator([1, 9], [3]), operator([3], [4])]) == {1, 2, 3}
     assert inside(chain, []) == set()
+
+
+def test_what_tflite_leaves_is_read_from_the_interpreter(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter's own
+        import litert_torch
+
+        class Sorted(nn.Module):
+            """A product that XNNPACK takes, and a running sum that it doesn't."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(8, 16)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return torch.cumsum(self.linear(x), 1)
+
+        path = tmp_path / "m.tflite"
+        litert_torch.convert(Sorted().eval(), (torch.randn(4, 8),)).export(str(path))
+    found = survey_tflite(path)
+    assert found.delegate == "xnnpack"
+    assert "CUMSUM" in {each.operator for each in found.fallbacks}
+    assert found.cost_inside == 4 * 8 * 16
+    assert not found.heavy
+    assert found.partitions == 1
+
+
+def test_onnx_on_the_cpu_has_everything_inside(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(TinyModel.random(8, 4, 3, True).onnx("logits"))
+    found = survey_onnx(path, 12.0)
+    assert (found.delegate, found.outside, found.cost_inside, found.share_of_cost) == ("cpu", 0, 12.0, 1.0)
+    assert found.inside > 0
