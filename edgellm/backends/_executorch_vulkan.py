@@ -39,7 +39,10 @@ _WEIGHTS = {
 }
 """Operator to what its weight is, and which argument."""
 
-NOT_RUN = "The Vulkan artifact was not run: ExecuTorch's Vulkan runtime needs a phone's GPU. Its structure was checked."
+NOT_RUN = (
+    "The Vulkan artifact was not run: ExecuTorch's packages for this machine hold no Vulkan runtime. Its structure and "
+    "precision were checked."
+)
 """The note that every artifact for Vulkan carries."""
 
 _TABLES = "Vulkan looks rows up in 16-bit floats, so embedding tables stay so; int8 is for the other matrices."
