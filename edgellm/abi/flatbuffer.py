@@ -49,6 +49,11 @@ class Table:
             for where in range(start, start + 4 * count, 4):
                 yield Table(self._reader, where + self._reader.number("I", where))
 
+    def table(self, field: int) -> Table | None:
+        """Return a table; None where the writer left it out."""
+        where = self._field(field)
+        return Table(self._reader, where + self._reader.number("I", where)) if where else None
+
     def _field(self, field: int) -> int:
         """Return where a field is in the file; 0 where the table has none."""
         slot = 4 + 2 * field

@@ -28,15 +28,15 @@ def example(prepared: Prepared, tokens: int, dtype: torch.dtype = torch.int64) -
     return feeds
 
 
-def trace(module: nn.Module, prepared: Prepared) -> ExportedProgram:
-    """Return the traced module with a dynamic length of MIN_TOKENS to max_tokens and a finite mask.
+def trace(module: nn.Module, prepared: Prepared, dtype: torch.dtype = torch.int64) -> ExportedProgram:
+    """Return the traced module with inputs of `dtype`, a dynamic length of MIN_TOKENS to max_tokens and a finite mask.
 
     Raises:
         InputError: the model's code depends on the text or its length.
 
     """
     longest = prepared.buckets[-1]
-    feeds = example(prepared, min(_EXAMPLE_TOKENS, longest))
+    feeds = example(prepared, min(_EXAMPLE_TOKENS, longest), dtype)
     tokens = Dim("tokens", min=MIN_TOKENS, max=longest)
     # The batch is 1 for good; only the length moves.
     shapes = {name: {1: tokens} for name in feeds}
