@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from edgellm import plugins
 from edgellm.core.manifest import BytesOf
+from edgellm.core.precision import Precisions
 from edgellm.core.scheme import FORMATS
 from edgellm.core.signature import InputSpec, OutputSpec, Signature
 from edgellm.core.target import Target
@@ -80,8 +81,8 @@ dimensions inside than the text is long."""
 class Backend(Protocol):
     """What a file in `backends/` provides."""
 
-    def lower(self, prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
-        """Write the artifact into `folder`. The module may be changed in place."""
+    def lower(self, prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
+        """Write the artifact into `folder`, each layer as `precisions` says. The module may be changed in place."""
         ...
 
 

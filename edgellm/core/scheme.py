@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edgellm.errors import UsageError, unknown
 
@@ -30,6 +31,8 @@ class Scheme:
         equalized: formats whose engine quantizes activations with one scale per tensor, so that outlying channels are
             evened out first, on calibration text.
         static: whether activations have ranges that are calibrated on text.
+        bits: of a weight.
+        whole: whether it is of the graph as a whole, so that no layer alone can have it.
         refused: format to the reason why it can't express this scheme.
 
     """
@@ -38,17 +41,30 @@ class Scheme:
     summary: str
     equalized: tuple[str, ...] = ()
     static: bool = False
+    bits: Literal[4, 8, 16, 32] = 8
+    whole: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether weights are so coarse that they are rounded by what calibration texts make of the rounding."""
+        return self.bits == 4
 
     def calibrates(self, fmt: str) -> bool:
         """Tell whether lowering to a format runs calibration texts."""
-        return self.static or fmt in self.equalized
+        return self.static or self.fitted or fmt in self.equalized
 
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme("fp32", "nothing is quantized"),
+        Scheme("fp32", "nothing is quantized", bits=32),
+        Scheme(
+            "fp16",
+            "fp16 weights and embedding tables; ExecuTorch computes in fp16, the others in fp32 or as their kernels choose",
+            bits=16,
+            whole=True,
+        ),
         Scheme(
             "int8-dynamic",
             "int8 weights per channel and embedding tables per row; activations quantized to 8 bits as they come",
@@ -68,6 +84,20 @@ SCHEMES: dict[str, Scheme] = {
                 "unpacked on every call, outside the delegate"
             },
         ),
+        Scheme(
+            "int4-dynamic",
+            "int4 weights and embedding tables, rounded on calibration texts; activations quantized to 8 bits as they come",
+            bits=4,
+        ),
+        Scheme(
+            "int4-weight-only",
+            "int4 weights and embedding tables, rounded on calibration texts; computed in fp32",
+            bits=4,
+            refused={
+                "executorch": "XNNPACK's linear runs in fp32 or with 8-bit activations, so int4 weights would be "
+                "unpacked on every call, outside the delegate"
+            },
+        ),
     )
 }
 
@@ -81,14 +111,23 @@ def resolve_scheme(name: str, formats: tuple[str, ...]) -> Scheme:
     """
     if name not in SCHEMES:
         raise unknown("scheme", name, SCHEMES)
-    scheme = SCHEMES[name]
+    ensure_expressed(SCHEMES[name], formats)
+    return SCHEMES[name]
+
+
+def ensure_expressed(scheme: Scheme, formats: tuple[str, ...]) -> None:
+    """Check a scheme against every format.
+
+    Raises:
+        UsageError: a format can't express it (with the reason).
+
+    """
     for fmt in formats:
         if fmt in scheme.refused:
             able = [f for f in formats if f not in scheme.refused]
             works = [s.name for s in SCHEMES.values() if fmt not in s.refused]
             formats_hint = f" or --format {' --format '.join(able)}" if able else ""
             raise UsageError(
-                f"{fmt} can't express {name}: {scheme.refused[fmt]}.",
+                f"{fmt} can't express {scheme.name}: {scheme.refused[fmt]}.",
                 hint=f"Use --scheme {' or '.join(works)}{formats_hint}.",
             )
-    return scheme

@@ -51,6 +51,11 @@ def _advice(artifacts: Sequence[Artifact]) -> str:
     schemes = {artifact.scheme for artifact in artifacts}
     if "fp32" in schemes:
         return "fp32 should agree to rounding: the conversion itself is wrong; please report it."
+    if schemes & {"int4-dynamic", "int4-weight-only", "mixed"}:
+        return (
+            "\nTry --scheme mixed with 8 bits for the layers that lose most ('edgellm sensitivity' shows which), "
+            "--calibration with texts of your domain, or the --min-agreement that your product bears."
+        )
     if "int8-dynamic" in schemes:
         return "\nTry --scheme int8-weight-only, another --format, or --scheme fp32 to see whether quantizing is the cause."
     if "int8-static" in schemes:

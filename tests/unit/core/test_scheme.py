@@ -8,7 +8,7 @@ from edgellm.core.scheme import FORMATS, SCHEMES, resolve_scheme
 from edgellm.errors import UsageError
 
 
-@pytest.mark.parametrize("name", ["fp32", "int8-dynamic", "int8-static"])
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8-dynamic", "int8-static", "int4-dynamic"])
 def test_schemes_that_every_format_expresses(name: str) -> None:
     assert resolve_scheme(name, FORMATS).name == name
 
@@ -17,24 +17,34 @@ def test_schemes_that_every_format_expresses(name: str) -> None:
     ("formats", "also"),
     [(("executorch",), None), (("executorch", "tflite", "onnx"), "--format tflite --format onnx")],
 )
+@pytest.mark.parametrize("bits", [8, 4])
 def test_executorch_refuses_weight_only_with_the_reason_and_what_works(
-    formats: tuple[str, ...], also: str | None
+    formats: tuple[str, ...], also: str | None, bits: int
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        resolve_scheme("int8-weight-only", formats)
+        resolve_scheme(f"int{bits}-weight-only", formats)
     message = str(caught.value)
-    assert message.startswith("executorch can't express int8-weight-only: XNNPACK's linear runs in fp32")
-    assert "Use --scheme fp32 or int8-dynamic or int8-static" in message
+    assert message.startswith(f"executorch can't express int{bits}-weight-only: XNNPACK's linear runs in fp32")
+    assert "Use --scheme fp32 or fp16 or int8-dynamic or int8-static or int4-dynamic" in message
     assert (also in message) if also else ("--format" not in message)
 
 
 def test_the_other_formats_take_weight_only() -> None:
-    assert resolve_scheme("int8-weight-only", ("onnx", "tflite")).name == "int8-weight-only"
+    for name in ("int8-weight-only", "int4-weight-only"):
+        assert resolve_scheme(name, ("onnx", "tflite")).name == name
 
 
 @pytest.mark.parametrize(
     ("name", "formats"),
-    [("fp32", []), ("int8-dynamic", ["onnx"]), ("int8-static", list(FORMATS)), ("int8-weight-only", [])],
+    [
+        ("fp32", []),
+        ("fp16", []),
+        ("int8-dynamic", ["onnx"]),
+        ("int8-static", list(FORMATS)),
+        ("int8-weight-only", []),
+        ("int4-dynamic", list(FORMATS)),
+        ("int4-weight-only", list(FORMATS)),
+    ],
 )
 def test_what_runs_calibration_texts(name: str, formats: list[str]) -> None:
     assert [fmt for fmt in FORMATS if SCHEMES[name].calibrates(fmt)] == formats

@@ -22,7 +22,7 @@ RULES = {
     "unknown_format": "formats: no format 'coreml', choose from executorch, onnx, tflite",
     "format_without_delegate": "delegates: no delegate for format 'onnx'",
     "duplicate_format": "formats: a format is named twice",
-    "unknown_scheme": "scheme: no scheme 'int8', choose from fp32, int8-dynamic, int8-static, int8-weight-only",
+    "unknown_scheme": "scheme: no scheme 'int8', choose from fp32, fp16, int8-dynamic, int8-static, int8-weight-only, int4-",
     "opset_too_new": "onnx: opset 24 is outside 18 to 23",
     "opset_too_old": "onnx: opset 17 is outside 18 to 23",
     "ir_version": "onnx: ir_version 7 is outside 8 to 11",
