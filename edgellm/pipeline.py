@@ -48,6 +48,7 @@ def build(
     target: str,
     formats: Sequence[str] = (),
     scheme: str | None = None,
+    layers: str | os.PathLike[str] | None = None,
     task: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     pooling: str | None = None,
@@ -72,6 +73,7 @@ def build(
         target: name of a target (`edgellm targets`).
         formats: which of the target's formats; all if empty.
         scheme: what is quantized how; the target's default if None.
+        layers: TOML or JSON file with a scheme for each layer, for the scheme "mixed" (see `edgellm.core.precision`).
         task: pipeline id; from the model's architecture if None.
         tokenizer: folder with tokenizer.json, where the model's has none.
         pooling: for feature-extraction: "mean", "cls" or "none".
@@ -96,14 +98,15 @@ def build(
 
     """
     return build_timed(
-        model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
+        model, target=target, formats=formats, scheme=scheme, layers=layers, task=task, tokenizer=tokenizer, pooling=pooling,
         calibration=calibration, ranges=ranges, golden=golden, eval=eval, max_drop=max_drop, vocab_from=vocab_from,
         min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
 
 
 def build_timed(
-    model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | None, task: str | None,
+    model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | None,
+    layers: str | os.PathLike[str] | None, task: str | None,
     tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
     ranges: str | None, golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     vocab_from: str | os.PathLike[str] | None, min_agreement: float, seq_len: Sequence[int] | None,
@@ -128,6 +131,7 @@ def build_timed(
                 target=target,
                 formats=formats,
                 scheme=scheme,
+                layers=layers,
                 task=task,
                 tokenizer=None if tokenizer is None else os.fspath(tokenizer),
                 pooling=pooling,

@@ -56,6 +56,7 @@ def cli() -> None:
 @click.option("--target", required=True, help="What to build for; 'edgellm targets' lists them.")
 @_FORMAT
 @click.option("--scheme", help="What is quantized how; the target's default if left out.")
+@click.option("--layers", help="TOML or JSON file with a scheme for each layer, for --scheme mixed.")
 @click.option("--task", help="Hugging Face pipeline id; from the model's architecture if left out.")
 @click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
 @click.option("--pooling", help="mean, cls or none, for feature-extraction; as the model's own files ask if left out.")
@@ -84,7 +85,7 @@ def cli() -> None:
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_JSON
 def build(
-    model: str | None, target: str, formats: tuple[str, ...], scheme: str | None, task: str | None,
+    model: str | None, target: str, formats: tuple[str, ...], scheme: str | None, layers: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | None, ranges: str | None, golden: str | None,
     evaluation: str | None, max_drop: float | None, vocab_from: str | None, min_agreement: float,
     seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
@@ -100,7 +101,7 @@ def build(
 
     with build_progress(quiet=quiet or as_json) as progress:
         done = build_timed(
-            model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
+            model, target=target, formats=formats, scheme=scheme, layers=layers, task=task, tokenizer=tokenizer, pooling=pooling,
             calibration=calibration, ranges=ranges, golden=golden, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
             min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
             cache=not no_cache, progress=progress,

@@ -17,7 +17,6 @@ from edgellm.core import strict
 from edgellm.core.agreement import Agreement, AgreementMatrix
 from edgellm.core.evaluation import Evaluation
 from edgellm.core.manifest import SCHEMA_VERSION, Artifact, Calibration, Manifest, ModelInfo
-from edgellm.core.scheme import SCHEMES
 from edgellm.device.host import Host
 from edgellm.errors import GateError
 from edgellm.runtime import engines
@@ -102,7 +101,7 @@ def _calibration(plan: Plan) -> Calibration | None:
     if not plan.calibration:
         return None
     digest = hashlib.sha256("\n".join(plan.calibration).encode()).hexdigest()
-    ranges = plan.ranges if SCHEMES[plan.scheme].static else None
+    ranges = plan.ranges if plan.precisions.static else None
     return Calibration(len(plan.calibration), digest, plan.own_calibration, ranges)
 
 
@@ -189,12 +188,12 @@ def _evaluation(data: object) -> Evaluation | None:
 def _artifact(plan: Plan, fmt: str, lowered: Lowered, folder: Path) -> Artifact:
     path = folder / lowered.file
     return Artifact(
-        id=f"{fmt}-{plan.scheme}",
+        id=f"{fmt}-{plan.precisions.name}",
         format=fmt,
         file=lowered.file,
         sha256=sha256_file(path),
         bytes=path.stat().st_size,
-        scheme=plan.scheme,
+        scheme=plan.precisions.name,
         delegate=plan.target.delegates[fmt],
         signature=lowered.signature,
         session_options=lowered.session_options,

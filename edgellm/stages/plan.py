@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.backends import MIN_TOKENS, TOOLS
+from edgellm.core.precision import MIXED, Precisions, read_precisions
 from edgellm.core.scheme import FORMATS, RANGES, resolve_scheme
 from edgellm.core.target import Target
 from edgellm.errors import InputError, UsageError, unknown
@@ -58,6 +59,7 @@ class Plan:
         out: the bundle's folder.
         corpus: what the vocabulary is to be trimmed by, before anything else; None leaves it whole.
         notes: what the user asked for and did not get in full.
+        layers: names or patterns of layers that have other schemes than `scheme`, with those.
 
     """
 
@@ -76,6 +78,12 @@ class Plan:
     corpus: texts.Corpus | None = None
     notes: tuple[str, ...] = ()
     ranges: str = "mse"
+    layers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def precisions(self) -> Precisions:
+        """The scheme of each layer."""
+        return Precisions(self.scheme, self.layers)
 
     @property
     def max_tokens(self) -> int:
@@ -88,7 +96,7 @@ def resolve(
     tokenizer: str | None, pooling: str | None, calibration: str | os.PathLike[str] | None, ranges: str | None,
     golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
-    vocab_from: str | os.PathLike[str] | None, describe: Describe,
+    vocab_from: str | os.PathLike[str] | None, describe: Describe, layers: str | os.PathLike[str] | None = None,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
 
@@ -103,7 +111,7 @@ def resolve(
             raise UsageError(f"{option} is empty.", hint="Leave it out, or name something.")
     aim = load_target(target)
     chosen = _formats(aim, formats)
-    how = resolve_scheme(scheme or aim.scheme, chosen)
+    how = _precisions(scheme or (aim.scheme if layers is None else MIXED), layers, chosen)
     if not 0 <= min_agreement <= 1:
         raise UsageError(f"--min-agreement is {min_agreement:g}; it goes from 0 to 1.")
     if max_drop is not None and (eval is None or not max_drop >= 0):
@@ -153,12 +161,28 @@ def resolve(
     used = samples[:: -(-len(samples) // MAX_CALIBRATION)] if calibrates else []
     cut = calibrates and len(used) < len(samples)
     return Plan(
-        source, aim, chosen, how.name, buckets, min_agreement,
+        source, aim, chosen, how.default, buckets, min_agreement,
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(checked, source.options)),
-        labelled=tuple(labelled), out=place, corpus=corpus, ranges=ranges or next(iter(RANGES)),
+        labelled=tuple(labelled), out=place, layers=how.layers, corpus=corpus, ranges=ranges or next(iter(RANGES)),
         notes=(*((f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else ()), *notes),
     )  # fmt: skip
+
+
+def _precisions(scheme: str, layers: str | os.PathLike[str] | None, formats: tuple[str, ...]) -> Precisions:
+    """Return the scheme of each layer, checked against every format."""
+    if scheme != MIXED and layers is not None:
+        raise UsageError(f"--layers has no use with --scheme {scheme}.", hint=f"Use --scheme {MIXED}.")
+    if layers is None:
+        if scheme == MIXED:
+            raise UsageError(
+                f"--scheme {MIXED} needs --layers FILE, which says the scheme of each layer.",
+                hint='It holds: default = "int8-dynamic", and [layers] with "NAME" = "SCHEME".',
+            )
+        return Precisions(resolve_scheme(scheme, formats).name)
+    precisions = read_precisions(layers)
+    precisions.ensure_expressed(formats)
+    return precisions
 
 
 def _golden(path: str | os.PathLike[str] | None, cases: int) -> tuple[list[str], tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgellm.backends import TOOLS
 from edgellm.core import strict
-from edgellm.core.scheme import FORMATS, SCHEMES
+from edgellm.core.scheme import FORMATS
 from edgellm.core.target import Target
 from edgellm.runtime.machine import cpu_identity
 from edgellm.stages.cache import Cache, Entry, key_of
@@ -112,11 +112,12 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
         facts = {
             "format": fmt,
             "scheme": plan.scheme,
+            "layers": plan.layers,
             "buckets": plan.buckets,
             "target": strict.plain(_lowering(plan)),
-            "calibration": plan.calibration if SCHEMES[plan.scheme].calibrates(fmt) else (),
-            "ranges": plan.ranges if SCHEMES[plan.scheme].static else "",
-            "golden": _spread(plan.golden) if SCHEMES[plan.scheme].static else (),
+            "calibration": plan.calibration if plan.precisions.calibrates(fmt) else (),
+            "ranges": plan.ranges if plan.precisions.static else "",
+            "golden": _spread(plan.golden) if plan.precisions.static else (),
         }
         # What is tuned on texts depends on fp32 sums, as the reference does.
         cpu = cpu_identity() if facts["calibration"] else ""
