@@ -80,11 +80,12 @@ def bench(
     if runs < 1 or warmup < 0 or threads < 1:
         raise UsageError("--runs and --threads are 1 or more, --warmup is 0 or more.")
     several = [bundles] if isinstance(bundles, Bundle) else list(bundles)
-    pairs = [pair for pair in choose(several, formats) if not engines.emulates(pair[1].format)]
+    pairs = [pair for pair in choose(several, formats) if engines.can_run(pair[1]) and not engines.emulates(pair[1])]
     missing = sorted({fmt for fmt in formats if fmt not in {a.format for _, a in pairs} | {a.id for _, a in pairs}})
     if missing or not pairs:
         raise UsageError(
-            f"{' and '.join(missing) or 'All of the bundle'} is emulated on this machine, and has no latency.",
+            f"{' and '.join(missing) or 'Nothing in the bundle'} is not run by the hardware that it is for on this machine, "
+            "so it has no latency here.",
             hint="Measure it on the device.",
         )
     lengths = lengths_of(several, tokens)

@@ -100,7 +100,8 @@ def _package(name: str, wanted: str, extra: str, specifiers: type) -> Package:
 
 def _format(fmt: str) -> FormatHealth:
     try:
-        engine = engines.engine_version(fmt) if engines.installed_package(fmt) else None
+        runs = fmt in engines.engine_names() and engines.installed_package(fmt)
+        engine = engines.engine_version(fmt) if runs else None
     except EdgellmError as error:  # what EDGELLM_RUNNER names does not run
         engine = f"broken: {error}"
     missing = tuple(tool for tool in TOOLS[fmt] if _version(tool) is None)

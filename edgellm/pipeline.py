@@ -48,6 +48,7 @@ def build(
     target: str,
     formats: Sequence[str] = (),
     scheme: str | Sequence[str] | None = None,
+    layers: str | os.PathLike[str] | None = None,
     task: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     pooling: str | None = None,
@@ -57,6 +58,7 @@ def build(
     eval: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
     vocab_from: str | os.PathLike[str] | None = None,
+    max_fallback: float | None = None,
     min_agreement: float = 0.99,
     seq_len: Sequence[int] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -72,6 +74,7 @@ def build(
         target: name of a target (`edgellm targets`).
         formats: which of the target's formats; all if empty.
         scheme: what is quantized how: a scheme for every format, or several "format=scheme"; the target's own if None.
+        layers: TOML or JSON file with a scheme for each layer, for the scheme "mixed" (see `edgellm.core.precision`).
         task: pipeline id; from the model's architecture if None.
         tokenizer: folder with tokenizer.json, where the model's has none.
         pooling: for feature-extraction: "mean", "cls" or "none".
@@ -84,6 +87,8 @@ def build(
         vocab_from: file of one text per line, like those that the product reads: the vocabulary keeps their pieces and
             single characters, and loses the rest, with its rows of the embedding table. These texts are answered as
             before, which is proven; others may be cut into smaller pieces and answered differently.
+        max_fallback: share of the multiply-accumulates that may stay outside the delegate, from 0 to 1; where None, all
+            may, but on an NPU none.
         min_agreement: the gate, from 0 to 1.
         seq_len: token counts to serve; the largest is the bundle's max_tokens.
         out: the bundle's folder; `<model>-<target>` if None.
@@ -96,17 +101,19 @@ def build(
 
     """
     return build_timed(
-        model, target=target, formats=formats, scheme=scheme, task=task, tokenizer=tokenizer, pooling=pooling,
+        model, target=target, formats=formats, scheme=scheme, layers=layers, task=task, tokenizer=tokenizer, pooling=pooling,
         calibration=calibration, ranges=ranges, golden=golden, eval=eval, max_drop=max_drop, vocab_from=vocab_from,
-        min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device, cache=cache, progress=progress,
+        max_fallback=max_fallback, min_agreement=min_agreement, seq_len=seq_len, out=out,
+        verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
 
 
 def build_timed(
     model: str | os.PathLike[str] | None, *, target: str, formats: Sequence[str], scheme: str | Sequence[str] | None,
-    task: str | None, tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
+    layers: str | os.PathLike[str] | None, task: str | None,
+    tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
     ranges: str | None, golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
-    vocab_from: str | os.PathLike[str] | None, min_agreement: float, seq_len: Sequence[int] | None,
+    vocab_from: str | os.PathLike[str] | None, max_fallback: float | None, min_agreement: float, seq_len: Sequence[int] | None,
     out: str | os.PathLike[str] | None, verify_on_device: bool, cache: bool, progress: Report,
 ) -> Built:  # fmt: skip
     """Build as `build` does, and return the seconds per stage as well."""
@@ -128,6 +135,7 @@ def build_timed(
                 target=target,
                 formats=formats,
                 schemes=() if scheme is None else (scheme,) if isinstance(scheme, str) else tuple(scheme),
+                layers=layers,
                 task=task,
                 tokenizer=None if tokenizer is None else os.fspath(tokenizer),
                 pooling=pooling,
@@ -136,6 +144,7 @@ def build_timed(
                 golden=golden,
                 eval=eval,
                 max_drop=max_drop,
+                max_fallback=max_fallback,
                 min_agreement=min_agreement,
                 seq_len=seq_len,
                 out=out,

@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from edgellm.backends import Prepared
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import TOKENS, InputSpec, OutputSpec
+from edgellm.core.target import EthosU
 from edgellm.errors import EdgellmError, to_wire
 from edgellm.toolchain import vela
 
@@ -47,7 +49,7 @@ class Small(nn.Module):
 
 def main(odd: str, accelerator: str) -> dict[str, Any]:
     """Return the report, or the error."""
-    from edgellm.backends._ethos_u import lower
+    from edgellm.backends.tflite_ethos_u import lower
 
     torch.manual_seed(5)
     vela.setup()
@@ -60,15 +62,16 @@ def main(odd: str, accelerator: str) -> dict[str, Any]:
         for n in (3, 9, 16)
     ]
     prepared = Prepared(Small(odd).eval(), inputs, output, (TEXT_TOKENS,), samples=samples)
-    target: Any = SimpleNamespace(name=accelerator, delegates={"tflite": accelerator})
+    target: Any = SimpleNamespace(npu=EthosU(accelerator))
     with tempfile.TemporaryDirectory() as folder:
         try:
-            made = lower(prepared, "a16w8", target, Path(folder))
+            made = lower(prepared, Precisions("a16w8"), target, Path(folder))
         except EdgellmError as error:
             return to_wire(error)
+        assert made.npu is not None
         files = sorted(path.name for path in Path(folder).iterdir())
-    return {"files": files, "cpu": [item.operator for item in made.report.cpu_operators], "reference": made.reference,
-            "partitions": made.report.partitions, "buckets": made.lowered.signature.buckets}  # fmt: skip
+    return {"files": files, "cpu": [item.operator for item in made.npu.cpu_operators], "reference": made.reference,
+            "partitions": made.npu.partitions, "buckets": made.signature.buckets}  # fmt: skip
 
 
 if __name__ == "__main__":

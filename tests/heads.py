@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 
 from edgellm.backends import Prepared, load_backend
 from edgellm.core import strict
+from edgellm.core.precision import Precisions
 from edgellm.stages.prepare import prepare
 from edgellm.stages.source import SourceModel, default_model, read_source
 from edgellm.targets import load_target
@@ -141,7 +142,7 @@ def lower(folder: Path) -> SourceModel:
     """Write the fp32 ONNX artifact of the model in a folder beside it, and what reads its outputs."""
     source = read_source(str(folder), task=None, tokenizer=None, pooling=None, describe=lambda factory: {})
     prepared = Prepared(prepare(source).module, source.inputs, source.output, (source.max_positions or 512,))
-    lowered = load_backend("onnx").lower(prepared, "fp32", load_target("linux-x86_64"), folder)
+    lowered = load_backend("onnx").lower(prepared, Precisions("fp32"), load_target("linux-x86_64"), folder)
     facts = {"task": source.task, "options": strict.plain(source.options), "signature": strict.plain(lowered.signature)}
     (folder / "source.json").write_text(json.dumps(facts))
     return source

@@ -19,7 +19,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from edgellm.core import strict
 from edgellm.core.agreement import Agreement, AgreementMatrix
+from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation, Fallback
 from edgellm.core.manifest import Artifact, BytesOf, FileEntry, Manifest, ModelInfo, TaskOptions
+from edgellm.core.scheme import DELEGATES
 from edgellm.core.signature import TOKENS, InputSpec, OutputSpec, Signature
 from edgellm.runtime.bundle import Bundle, to_json
 from edgellm.runtime.tokenizer import Tokenizer as RuntimeTokenizer
@@ -254,12 +256,12 @@ def _artifact(path: Path, fmt: str, signature: Signature, metric: str, cases: in
         sha256=_digest(file),
         bytes=size,
         scheme="fp32",
-        delegate="cpu" if fmt == "onnx" else "xnnpack",
+        delegate=DELEGATES[fmt],
         signature=signature,
         session_options={},
-        partitions=None,
-        delegated_ops=None,
-        total_ops=7,
+        delegation=Delegation(
+            "cpu", None, 6, 1, 8.0, 0.0, MULTIPLY_ACCUMULATES, (Fallback("Gather", 1, "no reason", 0.0),)
+        ),
         contents=(BytesOf("graph and metadata", size),),
         agreement=Agreement(metric, 1.0, 1.0, cases, TEXTS[0], "host"),
     )

@@ -6,19 +6,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgellm.abi import FileFacts, Finding, damage
+from edgellm.abi.coreml import examine_coreml
 from edgellm.abi.executorch import examine_executorch
 from edgellm.abi.onnx import examine_onnx
 from edgellm.abi.qnn import examine_qnn
 from edgellm.abi.tflite import examine_tflite
+from edgellm.core.manifest import Artifact
 from edgellm.core.target import Target
 from edgellm.errors import InputError
 
 _EXAMINERS: dict[str, Callable[[Path, str, Target | None], tuple[FileFacts, list[Finding]]]] = {
     "executorch": examine_executorch,
     "onnx": examine_onnx,
+    "mlpackage": examine_coreml,
     "qnn": examine_qnn,
     "tflite": examine_tflite,
 }
+
+
+def examined(artifact: Artifact) -> tuple[str, ...]:
+    """Return what of an artifact is examined, relative to the bundle: its files, or the folder that they are in."""
+    if artifact.format == "mlpackage":
+        return (artifact.file.rpartition("/")[0],)
+    return artifact.files
 
 
 def examine_artifact(path: Path, artifact_format: str, target: Target) -> list[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgellm.abi import Examination, FileFacts, Finding, damage, elf, errors, executorch, qnn, tflite
-from edgellm.abi.artifacts import artifact_facts
+from edgellm.abi.artifacts import artifact_facts, examined
 from edgellm.abi.native import examine_native
 from edgellm.abi.reader import opened
 from edgellm.core.manifest import Manifest
@@ -73,7 +73,7 @@ def _bundle(folder: Path, known: Target | None) -> Examination:
     facts: list[FileFacts | None] = []
     findings = list(_stated(manifest, target))
     for artifact in manifest.artifacts:
-        for name in artifact.files:
+        for name in examined(artifact):
             read, found = artifact_facts(folder / name, artifact.format, name, target)
             facts.append(read)
             findings += found
@@ -97,7 +97,7 @@ def _stated(manifest: Manifest, target: Target) -> Iterator[Finding]:
                 artifact.file, "delegate", "error", f"built for {artifact.delegate}; {target.name} runs it with {delegate}.",
                 "Build it for this target.",
             )  # fmt: skip
-        for package in RUNTIMES[artifact.format]:
+        for package in RUNTIMES.get(artifact.format, ()):
             version, bounds = manifest.tools.get(package), target.runtimes.get(package)
             if version is None or bounds is None:
                 continue

@@ -29,8 +29,11 @@ _SCHEMA = 0
 _BACKENDS = {
     "coreml": "CoreMLBackend",
     "ethos-u": "EthosUBackend",
+    "mediatek": "NeuropilotBackend",
     "mps": "MPSBackend",
+    "neutron": "NeutronBackend",
     "qnn": "QnnBackend",
+    "samsung": "EnnBackend",
     "vulkan": "VulkanBackend",
     "xnnpack": "XnnpackBackend",
 }

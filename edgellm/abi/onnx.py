@@ -40,6 +40,8 @@ opset 5 is loaded by 1.18), the smaller one stands here."""
 
 _LEAST_OPSET = 7
 _PRIVATE = "com.microsoft"
+_PRIVATE_SINCE: dict[str, Release] = {"MatMulNBits": (1, 17)}
+"""Operators of that domain to the release of ONNX Runtime that runs them: edgellm's int4 files were run with 1.17.0."""
 _INT8_KERNELS = {"MatMulInteger": 1, "ConvInteger": 1, "QLinearMatMul": 3, "QLinearConv": 3}
 """Operators of a U8S8 kernel to the input that holds the weights."""
 _NO_SATURATION = 64
@@ -74,6 +76,7 @@ def examine_onnx(path: Path, subject: str, target: Target | None) -> tuple[FileF
     )
     rules = [*_levels(model.ir_version, opsets, target)] if target else []
     inner = {_domain(item.domain): item.version for function in model.functions for item in function.opset_import}
+    rules += _private(operators, target)
     rules += _operators(operators, {**inner, **opsets}, functions)
     rules += _external(path, external)
     if target and target.arch == "x86_64":
@@ -123,19 +126,34 @@ def _levels(ir_version: int, opsets: dict[str, int], target: Target) -> Iterator
             yield "opset", "ok", f"{domain} {opset}; {who} {limit}.", ""
 
 
+def _private(operators: Counter[tuple[str, str]], target: Target | None) -> Iterator[_Rule]:
+    used = sorted(name for domain, name in operators if domain == _PRIVATE)
+    unknown = [name for name in used if name not in _PRIVATE_SINCE]
+    if unknown:
+        yield (
+            "operators", "warning",
+            f"{', '.join(unknown)} of {_PRIVATE} are no ONNX: only full builds of ONNX Runtime have them, each since "
+            "some version that is recorded nowhere.",
+            "Run the file with the target's oldest ONNX Runtime before it ships.",
+        )  # fmt: skip
+    if target is None or "onnxruntime" not in target.runtimes:
+        return
+    version = oldest(target.runtimes["onnxruntime"])
+    for name in used:
+        since = _PRIVATE_SINCE.get(name)
+        if since is not None and version < since:
+            yield (
+                "operators", "error",
+                f"{name} of {_PRIVATE} is in ONNX Runtime since {dotted(since)}; {target.name} allows {dotted(version)}.",
+                "Raise the target's oldest version, or build another scheme than int4.",
+            )  # fmt: skip
+
+
 def _operators(
     operators: Counter[tuple[str, str]], opsets: dict[str, int], functions: set[tuple[str, str]]
 ) -> Iterator[_Rule]:
     from onnx import defs
 
-    private = sorted(name for domain, name in operators if domain == _PRIVATE)
-    if private:
-        yield (
-            "operators", "warning",
-            f"{', '.join(private)} of {_PRIVATE} are no ONNX: only full builds of ONNX Runtime have them, each since "
-            "some version that is recorded nowhere.",
-            "Run the file with the target's oldest ONNX Runtime before it ships.",
-        )  # fmt: skip
     unknown = []
     for domain, name in sorted(operators):
         if (domain, name) in functions or (domain == _PRIVATE and domain in opsets):

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from edgellm import plugins
+from edgellm.core.delegation import Delegation
 from edgellm.core.manifest import BytesOf
+from edgellm.core.npu import NpuReport
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import InputSpec, OutputSpec, Signature
 from edgellm.core.target import Target
 
@@ -51,24 +54,30 @@ class Lowered:
 
     Attributes:
         file: name of the main file in the folder it was given.
-        more_files: names of the others; of a static format, `file` and these are one for each bucket.
+        more_files: names of the others; of "qnn", `file` and these are one for each bucket.
         signature: of the artifact.
         session_options: for the engine.
-        partitions, delegated_ops, total_ops: as in the manifest.
+        delegation: as in the manifest.
         contents: where the bytes are.
         notes: what could not be done, for the user.
+        reference, npu: as in the manifest.
 
     """
 
     file: str
     signature: Signature
     session_options: dict[str, str]
-    partitions: int | None
-    delegated_ops: int | None
-    total_ops: int | None
+    delegation: Delegation | None
     contents: tuple[BytesOf, ...]
     notes: tuple[str, ...] = ()
     more_files: tuple[str, ...] = ()
+    reference: str = ""
+    npu: NpuReport | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that were written."""
+        return (self.file, *self.more_files, *((self.reference,) if self.reference else ()))
 
 
 MIN_TOKENS = 4
@@ -81,12 +90,13 @@ dimensions inside than the text is long."""
 class Backend(Protocol):
     """What a file in `backends/` provides."""
 
-    def lower(self, prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
-        """Write the artifact into `folder`. The module may be changed in place."""
+    def lower(self, prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
+        """Write the artifact into `folder`, each layer as `precisions` says. The module may be changed in place."""
         ...
 
 
 MODULES = {
+    "coremltools": "coremltools",
     "ai-edge-litert": "ai_edge_litert",
     "ai-edge-quantizer": "ai_edge_quantizer",
     "executorch": "executorch",
@@ -103,9 +113,13 @@ MODULES = {
 
 TOOLS: dict[str, tuple[str, ...]] = {
     "executorch": ("executorch", "torch", "torchao", "transformers"),
+    "executorch-coreml": ("coremltools", "executorch", "torch", "torchao", "transformers"),
+    "executorch-vulkan": ("executorch", "torch", "torchao", "transformers"),
+    "mlpackage": ("coremltools", "torch", "transformers"),
     "onnx": ("onnx", "onnxruntime", "onnxscript", "torch", "transformers"),
     "qnn": ("onnx", "onnxruntime", "onnxruntime-qnn", "onnxscript", "torch", "transformers"),
     "tflite": ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "torch", "transformers"),
+    "tflite-ethos-u": ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "torch", "transformers"),
 }
 """Backend to the distributions that lowering needs and whose versions decide the bytes. Known without importing any."""
 

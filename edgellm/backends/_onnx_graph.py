@@ -7,12 +7,17 @@ from collections import defaultdict
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 
 def constants_of(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
     """Return the constants by name."""
     return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def matrices_of(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """Return the fp32 constants of two dimensions by name."""
+    return {name: value for name, value in constants_of(model).items() if value.ndim == 2 and value.dtype == np.float32}
 
 
 def readers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
@@ -48,3 +53,9 @@ def drop_unused(model: onnx.ModelProto) -> None:
     kept = [item for item in model.graph.initializer if item.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def is_lookup(node: onnx.NodeProto, table: str) -> bool:
+    """Tell whether a node does nothing with `table` but look up rows of it."""
+    axes = [helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"]
+    return node.op_type == "Gather" and node.input[0] == table and axes in ([], [0])

@@ -14,24 +14,37 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgellm.backends._onnx_graph import constants_of, drop_unused, readers_of, replace
-
-_MIN_ROWS = 64
-"""Embedding tables with fewer rows stay fp32: nothing to save."""
-
+from edgellm.backends._onnx_graph import constants_of, drop_unused, is_lookup, readers_of, replace
+from edgellm.backends.rounding import MIN_ROWS
 
 _NONE = np.zeros((), dtype=np.float32)
 
 
-def quantize_tables(model: onnx.ModelProto) -> int:
+Wanted = Callable[[str], bool]
+"""Tells of a constant's name whether it is to be quantized."""
+
+
+def every(name: str) -> bool:
+    """Want all constants."""
+    return True
+
+
+def quantize_tables(model: onnx.ModelProto, wanted: Wanted = every) -> int:
     """Make embedding tables int8, symmetric per row, dequantized after the lookup; return how many there were."""
     constants = constants_of(model)
     readers = readers_of(model)
     count = 0
     for name, table in list(constants.items()):
         uses = readers.get(name, [])
-        lookups = all(_looks_up_rows(node, name) for node in uses)
-        if table.ndim != 2 or table.dtype != np.float32 or len(table) < _MIN_ROWS or not uses or not lookups:
+        lookups = all(is_lookup(node, name) for node in uses)
+        if (
+            table.ndim != 2
+            or table.dtype != np.float32
+            or len(table) < MIN_ROWS
+            or not uses
+            or not lookups
+            or not wanted(name)
+        ):
             continue
         quantized, scale = _symmetric(table, axis=1)
         model.graph.initializer.extend(
@@ -58,7 +71,7 @@ def quantize_tables(model: onnx.ModelProto) -> int:
     return count
 
 
-def quantize_static(model: onnx.ModelProto) -> int:
+def quantize_static(model: onnx.ModelProto, wanted: Wanted = every) -> int:
     """Make the weights of matmuls over calibrated inputs int8, symmetric per output channel; return how many there were.
 
     As `DequantizeLinear`: ONNX Runtime fuses it with the input's and the matmul into one integer kernel.
@@ -73,10 +86,10 @@ def quantize_static(model: onnx.ModelProto) -> int:
         inputs = [f"{name}.int8", *(f"{name}.{part}" for part in parts)]
         return [helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=1)]
 
-    return _quantize_matmuls(model, lambda node: node.input[0] in calibrated, dequantize)
+    return _quantize_matmuls(model, lambda node: node.input[0] in calibrated and wanted(node.input[1]), dequantize)
 
 
-def quantize_weights(model: onnx.ModelProto) -> int:
+def quantize_weights(model: onnx.ModelProto, wanted: Wanted = every) -> int:
     """Make constant matmul weights int8, symmetric per output channel, dequantized before the matmul.
 
     As `Cast, Mul`, not as `DequantizeLinear`: ONNX Runtime fuses the latter with the matmul into a kernel that
@@ -91,7 +104,7 @@ def quantize_weights(model: onnx.ModelProto) -> int:
             helper.make_node("Mul", [values, f"{name}.scale"], [name], name=f"{name}.dequantize"),
         ]
 
-    return _quantize_matmuls(model, lambda node: True, dequantize)
+    return _quantize_matmuls(model, lambda node: wanted(node.input[1]), dequantize)
 
 
 def _quantize_matmuls(
@@ -122,14 +135,18 @@ def _quantize_matmuls(
     return count
 
 
-def quantize_dynamic(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def quantize_dynamic(model: onnx.ModelProto, folder: Path, wanted: Wanted = every) -> onnx.ModelProto:
     """Return the model with int8 matmuls over activations that are quantized as they come."""
     from onnxruntime import quantization
 
     path = folder / "quantized.onnx"
     constants = constants_of(model)
     # A constant of three dimensions (a table of relative positions) has no per-channel kernel.
-    linear = [n.name for n in model.graph.node if n.op_type == "MatMul" and constants.get(n.input[1], _NONE).ndim == 2]
+    linear = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and constants.get(node.input[1], _NONE).ndim == 2 and wanted(node.input[1])
+    ]
     if not linear:
         return model
     # Per output channel: one scale per tensor costs accuracy. Signed: unsigned weights take a slower kernel.
@@ -151,9 +168,3 @@ def _symmetric(array: NDArray[np.float32], *, axis: int) -> tuple[NDArray[np.int
     scale = np.abs(array).max(axis=axis, keepdims=True).astype(np.float32) / np.float32(127)
     scale[scale == 0] = 1
     return np.clip(np.rint(array / scale), -127, 127).astype(np.int8), scale
-
-
-def _looks_up_rows(node: onnx.NodeProto, table: str) -> bool:
-    """Tell whether a node does nothing with `table` but look up rows of it."""
-    axes = [helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"]
-    return node.op_type == "Gather" and node.input[0] == table and axes in ([], [0])

@@ -40,20 +40,23 @@ def gemm_to_matmul(model: onnx.ModelProto) -> None:
     drop_unused(model)
 
 
-def merge_matmuls(model: onnx.ModelProto) -> int:
+def merge_matmuls(model: onnx.ModelProto, schemes: dict[str, str] | None = None) -> int:
     """Merge `MatMul, Add` pairs that read one value into one wide pair, and return how many groups were merged.
+
+    Pairs whose weights have different schemes stay apart. `schemes`, by constant, is told those of merged weights.
 
     Where every pair goes on to split heads (`Reshape` to [1, tokens, heads, width], `Transpose`), the merged pair
     does that once, and the split falls on the outer axis, where it copies whole blocks.
     """
     constants = constants_of(model)
     readers = readers_of(model)
-    groups: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    schemes = {} if schemes is None else schemes
+    groups: dict[tuple[str, str], list[onnx.NodeProto]] = defaultdict(list)
     for node in model.graph.node:
         if node.op_type == "MatMul" and node.input[1] in constants and constants[node.input[1]].ndim == 2:
-            groups[node.input[0]].append(node)
+            groups[node.input[0], schemes.get(node.input[1], "")].append(node)
     merged = 0
-    for value, matmuls in groups.items():
+    for (value, scheme), matmuls in groups.items():
         adds = [only_reader(readers, node.output[0], "Add") for node in matmuls]
         if len(matmuls) < 2 or not all(adds):
             continue
@@ -64,7 +67,7 @@ def merge_matmuls(model: onnx.ModelProto) -> int:
             for bias, (m, _) in zip(biases, pairs, strict=True)
         ):
             continue
-        _merge(model, value, pairs, [b for b in biases if b is not None], constants, readers)
+        schemes[_merge(model, value, pairs, [b for b in biases if b is not None], constants, readers)] = scheme
         merged += 1
     drop_unused(model)
     return merged
@@ -77,7 +80,8 @@ def _merge(
     biases: list[NDArray[np.float32]],
     constants: dict[str, NDArray[np.float32]],
     readers: dict[str, list[onnx.NodeProto]],
-) -> None:
+) -> str:
+    """Merge pairs, and return the name of their weight."""
     weights = [constants[matmul.input[1]] for matmul, _ in pairs]
     name = f"{pairs[0][0].name}.merged"
     old = [node for pair in pairs for node in pair]
@@ -112,6 +116,7 @@ def _merge(
         ]
     )
     replace(model, old, tail)
+    return f"{name}.weight"
 
 
 def _head_splits(

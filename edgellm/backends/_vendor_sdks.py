@@ -10,7 +10,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 
-from edgellm.errors import MissingDependencyError
+from edgellm.errors import MissingDependencyError, UsageError
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def ensure_sdk(delegate: str) -> None:
 
     Raises:
         MissingDependencyError: it is not; says where users get it.
+        UsageError: it is, and nothing here uses it.
 
     """
     sdk = VENDOR_SDKS.get(delegate)
@@ -77,6 +78,10 @@ def ensure_sdk(delegate: str) -> None:
             f"The delegate {delegate} ({sdk.chips}) needs {sdk.name}, and there is {' and '.join(lacking)}.",
             hint=f"Get it from {sdk.source}. Nothing about this target was ever run by edgellm (tier 3).",
         )
+    raise UsageError(
+        f"{sdk.name} is installed, and edgellm does not lower for {delegate} yet: it could never be tried.",
+        hint="executorch's own exporter does, by the SDK's documentation.",
+    )
 
 
 def _importable(name: str) -> bool:

@@ -85,8 +85,9 @@ def always(name: str, kind: str) -> bool:
 
 
 def calibrate(
-    module: nn.Module, samples: Samples, *, method: str, signed: bool = True, outputs: bool = True, when: When = always
-) -> tuple[list[str], list[str]]:
+    module: nn.Module, samples: Samples, *, method: str, signed: bool = True, outputs: bool = True, when: When = always,
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> tuple[list[str], list[str]]:  # fmt: skip
     """Quantize what linears read to 8 bits in place.
 
     Args:
@@ -96,6 +97,7 @@ def calibrate(
         signed: whether bytes are signed.
         outputs: whether what they write is quantized as well, as kernels need that compute in integers throughout.
         when: asked on each call; channels that stick out are evened out in any case.
+        wanted: tells which linears, by name, are to be.
 
     Returns:
         The names of the linears that were calibrated, and of those that are called and could not be.
@@ -105,7 +107,7 @@ def calibrate(
 
     """
     with one_thread():
-        names, left = called(module, samples[0])
+        names, left = ([name for name in found if wanted(name)] for found in called(module, samples[0]))
         if not names:
             raise InputError(
                 "No linear of this model can be calibrated: it calls none in the usual way.",

@@ -10,7 +10,6 @@ What keeps the graph in few partitions (measured: `make bench`):
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,31 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
-from edgellm.backends.calibrate import calibrate, left_out, quantize_weights
+from edgellm.backends._delegation import survey
+from edgellm.backends._executorch_quantize import Half, quantize, sizes_of
 from edgellm.backends.constructs import converting, unsupported
-from edgellm.backends.observe import linear, looked_up_by
-from edgellm.backends.trace import example, trace
+from edgellm.backends.trace import trace
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
-
-_MIN_ROWS = 64
-"""Embedding tables with fewer rows stay fp32: nothing to save."""
-
 
 _QUANTIZING = "quant|choose_qparams|access_subclass|zeros|ones|full"
 """Operators of torchao's quantized weights and of what makes their zero points: fusing looks for them as they are."""
 
 
-def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
+def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>.pte."""
     from executorch.backends.xnnpack._passes.remove_noop_expand_copy_pass import RemoveNoopExpandCopyPass
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
 
     module = prepared.module
-    notes: tuple[str, ...] = ()
-    if scheme == "int8-dynamic":
-        _quantize_linears(module, set())
-    elif scheme == "int8-static":
-        notes = _quantize_static(prepared)
-    if scheme != "fp32":
-        _quantize_tables(module, example(prepared, MIN_TOKENS))
+    notes = quantize(prepared, precisions)
+    sizes = sizes_of(module, precisions)
     _restate_layer_norms(module)
+    if precisions.default == "fp16":
+        module = Half(module)
     program = _folded(trace(module, prepared))
     with converting("executorch", lambda: program, module):
         edge = to_edge_transform_and_lower(
@@ -58,63 +51,24 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
             transform_passes=[RemoveNoopExpandCopyPass(), _infer_symbolic_size],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )
-        partitions, delegated, total = _delegation(edge.exported_program().graph_module)
+        delegation = survey(edge.exported_program(), "xnnpack", prepared.buckets[-1])
+        if not delegation.inside:
+            raise EdgellmError("XNNPACK took no part of the graph, so everything would run on slow portable kernels.")
         config = ExecutorchBackendConfig(extract_delegate_segments=True, do_quant_fusion_and_const_prop=True)
         manager = edge.to_executorch(config)
     lacking = _without_kernel(manager.executorch_program)
     if lacking:
         raise unsupported("executorch", lacking, "its runtime has no kernel for it", program, module)
     buffer = manager.buffer
-    name = f"model-{scheme}.pte"
+    name = f"model-{precisions.name}.pte"
     (folder / name).write_bytes(buffer)
     return Lowered(
         file=name,
         signature=Signature(prepared.inputs, (prepared.output,), min_tokens=MIN_TOKENS),
         session_options={},
-        partitions=partitions,
-        delegated_ops=delegated,
-        total_ops=total,
-        contents=contents_of(_tables(module, scheme), len(buffer)),
+        delegation=delegation,
+        contents=contents_of(sizes, len(buffer)),
         notes=notes,
-    )
-
-
-def _quantize_static(prepared: Prepared) -> tuple[str, ...]:
-    """Quantize linears in place to int8 per channel, with calibrated ranges of what they read and write; return notes."""
-    module = prepared.module
-    calibrated, left = calibrate(module, prepared.samples, method=prepared.ranges)
-    quantize_weights(module, calibrated, stored=True)
-    _quantize_linears(module, {linear(module, name) for name in calibrated})
-    return left_out(left, "executorch quantizes what they read as it comes")
-
-
-def _quantize_linears(module: nn.Module, done: Collection[nn.Module]) -> None:
-    """Quantize linears in place, but for those that are done: int8 per channel with dynamic 8-bit activations."""
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
-    from torchao.quantization.granularity import PerAxis
-    from torchao.quantization.quant_api import _is_linear
-
-    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
-    quantize_(module, config, lambda child, name: _is_linear(child) and child not in done)
-
-
-def _quantize_tables(module: nn.Module, feeds: dict[str, torch.Tensor]) -> None:
-    """Quantize embeddings in place, to int8 per row.
-
-    A table that the model computes with, instead of looking rows up (DeBERTa's relative positions), stays fp32.
-    """
-    from torchao.quantization import IntxWeightOnlyConfig, quantize_
-    from torchao.quantization.granularity import PerAxis
-
-    looked_up = looked_up_by(module, feeds)
-    for table in module.modules():
-        if isinstance(table, nn.Embedding):
-            # A padding index keeps the int8 lookup from being fused ("Missing out variants: dequantize_affine").
-            table.padding_idx = None
-    quantize_(
-        module,
-        IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)),
-        lambda child, name: child in looked_up and child.num_embeddings >= _MIN_ROWS,
     )
 
 
@@ -179,27 +133,6 @@ def _infer_symbolic_size(graph_module: torch.fx.GraphModule) -> Any:
     return PassResult(graph_module, changed)
 
 
-def _delegation(graph_module: torch.fx.GraphModule) -> tuple[int, int, int]:
-    """Return (partitions, operators inside them, operators in all) of a lowered graph."""
-    from torch.fx import GraphModule
-
-    inside = partitions = outside = 0
-    for node in graph_module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        if "executorch_call_delegate" in str(node.target):
-            lowered = getattr(graph_module, str(node.args[0].target))
-            original = lowered.original_module.graph_module
-            assert isinstance(original, GraphModule)
-            partitions += 1
-            inside += sum(1 for inner in original.graph.nodes if _is_operator(inner))
-        elif _is_operator(node):
-            outside += 1
-    if not partitions:
-        raise EdgellmError("XNNPACK took no part of the graph, so everything would run on slow portable kernels.")
-    return partitions, inside, inside + outside
-
-
 def _without_kernel(program: Any) -> list[str]:
     """Return the ATen operators of an emitted program that the runtime has no kernel for, without namespace."""
     from executorch.runtime import Runtime
@@ -209,21 +142,3 @@ def _without_kernel(program: Any) -> list[str]:
              for plan in program.execution_plan for item in plan.operators]  # fmt: skip
     lacking = [name for name in named if name.startswith("aten::") and name not in known]
     return [name.removeprefix("aten::").partition(".")[0] for name in lacking]
-
-
-def _is_operator(node: torch.fx.Node) -> bool:
-    """Tell operators from bookkeeping (tuple access, symbolic sizes)."""
-    return node.op == "call_function" and not re.search(r"getitem|sym_", str(node.target))
-
-
-def _tables(module: nn.Module, scheme: str) -> dict[str, int]:
-    """Return bytes of embedding tables and of matmul weights, as they are in the file."""
-    int8 = scheme != "fp32"
-    tables = linears = 0
-    for child in module.modules():
-        if isinstance(child, nn.Embedding):
-            quantized = type(child.weight) is not nn.Parameter
-            tables += child.num_embeddings * child.embedding_dim * (1 if quantized else 4)
-        elif isinstance(child, nn.Linear):
-            linears += child.in_features * child.out_features * (1 if int8 else 4)
-    return {"embedding tables": tables, "matmul weights": linears}

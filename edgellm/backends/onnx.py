@@ -3,65 +3,73 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 from onnx import numpy_helper
 
-from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
-from edgellm.backends._onnx_graph import drop_unused, readers_of
+from edgellm.backends import MIN_TOKENS, Lowered, Prepared, _onnx_int4, contents_of
+from edgellm.backends._cost import program_cost
+from edgellm.backends._delegation_onnx import survey_onnx
+from edgellm.backends._onnx_fp16 import halve
+from edgellm.backends._onnx_graph import drop_unused, matrices_of, readers_of
 from edgellm.backends._onnx_quantize import quantize_dynamic, quantize_static, quantize_tables, quantize_weights
 from edgellm.backends._onnx_rewrite import gemm_to_matmul, merge_matmuls, unfuse_residuals
 from edgellm.backends._onnx_tied import share, untie
 from edgellm.backends.calibrate import calibrate, left_out
 from edgellm.backends.constructs import converting
+from edgellm.backends.rounding import layer_of_constant, round_weights
 from edgellm.backends.trace import trace
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
+
+def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>.onnx, with the IR version and opset of the target."""
+    module = prepared.module
+    round_weights(module, precisions, prepared.samples)
     notes: tuple[str, ...] = ()
-    if scheme == "int8-static":
+    if precisions.static:
         # Unsigned: on x86 the kernel for signed activations is far slower; on Arm they are alike.
-        _, left = calibrate(prepared.module, prepared.samples, method=prepared.ranges, signed=False, outputs=False)
+        _, left = calibrate(
+            module, prepared.samples, method=prepared.ranges, signed=False, outputs=False, wanted=precisions.is_static
+        )
         notes = left_out(left, "in onnx their weights are int8, and what they compute is fp32")
-    model = export(prepared, target)
-    merge_matmuls(model)
-    unfuse_residuals(model)
-    if scheme != "fp32":
+    model, cost = export(prepared, target)
+    if any(scheme.bits < 16 for scheme in precisions.schemes):
         untie(model)
-        quantize_tables(model)
-    if scheme == "int8-dynamic":
-        model = quantize_dynamic(model, folder)
-    elif scheme == "int8-static":
-        quantize_static(model)
-        quantize_weights(model)  # of matmuls that no range was calibrated for
-    elif scheme == "int8-weight-only":
-        quantize_weights(model)
+    schemes = _schemes(model, module, precisions)
+    merge_matmuls(model, schemes)
+    unfuse_residuals(model)
+    model = _quantized(model, schemes, folder)
     share(model)
     drop_unused(model)
     model.ir_version = target.onnx.ir_version
     model.producer_name, model.producer_version = "edgellm", ""
     data = model.SerializeToString(deterministic=True)
-    path = folder / f"model-{scheme}.onnx"
+    path = folder / f"model-{precisions.name}.onnx"
     path.write_bytes(data)
     return Lowered(
         file=path.name,
         signature=Signature(prepared.inputs, (prepared.output,), min_tokens=MIN_TOKENS),
         session_options={},
-        partitions=None,
-        delegated_ops=None,
-        total_ops=len(model.graph.node),
+        delegation=survey_onnx(path, cost),
         contents=contents_of(_survey(model), len(data)),
         notes=notes,
     )
 
 
-def export(prepared: Prepared, target: Target) -> onnx.ModelProto:
+def export(prepared: Prepared, target: Target) -> tuple[onnx.ModelProto, float]:
     """Return the traced module as ONNX, with a dynamic length, in the opset of the target; every linear is a MatMul.
+
+    With it come its multiply-accumulates for the longest text.
 
     Raises:
         InputError: the model has an operator that ONNX lacks.
@@ -81,6 +89,37 @@ def export(prepared: Prepared, target: Target) -> onnx.ModelProto:
     _strip_metadata(model)
     rename_output(model, prepared.output.name)
     gemm_to_matmul(model)
+    return model, program_cost(program, prepared.buckets[-1])
+
+
+def _schemes(model: onnx.ModelProto, module: nn.Module, precisions: Precisions) -> dict[str, str]:
+    """Return the scheme of each matrix among the constants; what is no layer's weight has the default."""
+    layer = layer_of_constant(module)
+    schemes = {}
+    for name, value in matrices_of(model).items():
+        found = layer(value)
+        schemes[name] = precisions.default if found is None else precisions.of(found).name
+    return schemes
+
+
+def _quantized(model: onnx.ModelProto, schemes: dict[str, str], folder: Path) -> onnx.ModelProto:
+    """Return the model with each constant as its scheme says."""
+
+    def having(*names: str) -> Callable[[str], bool]:
+        return lambda constant: schemes.get(constant) in names
+
+    used = set(schemes.values())
+    if "fp16" in used:
+        halve(model)
+    _onnx_int4.quantize_tables(model, having("int4-dynamic", "int4-weight-only"))
+    quantize_tables(model, lambda constant: schemes.get(constant, "fp32") not in ("fp32", "fp16"))
+    if "int8-dynamic" in used:
+        model = quantize_dynamic(model, folder, having("int8-dynamic"))
+    quantize_static(model, having("int8-static"))
+    # Static as well: of matmuls that no range was calibrated for.
+    quantize_weights(model, having("int8-static", "int8-weight-only"))
+    levels = {"int4-dynamic": _onnx_int4.INT8, "int4-weight-only": _onnx_int4.FP32}
+    _onnx_int4.quantize_matmuls(model, lambda constant: levels.get(schemes.get(constant, "")))
     return model
 
 
@@ -114,14 +153,14 @@ def rename_output(model: onnx.ModelProto, name: str) -> None:
 
 
 def _survey(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the bytes of constants by what reads them."""
+    """Return the bytes of constants by what reads them; a cast's are those of a weight that it widens."""
     readers = readers_of(model)
     kinds: dict[str, int] = defaultdict(int)
     for item in model.graph.initializer:
         operators = {node.op_type for node in readers[item.name]}
         if "Gather" in operators:
             kind = "embedding tables"
-        elif operators & {"Cast", "DequantizeLinear", "MatMul", "MatMulInteger"}:
+        elif operators & {"Cast", "DequantizeLinear", "MatMul", "MatMulInteger", "MatMulNBits"}:
             kind = "matmul weights"
         else:
             kind = "other constants"

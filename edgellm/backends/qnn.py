@@ -26,6 +26,8 @@ from edgellm.backends import Lowered, Prepared, contents_of
 from edgellm.backends._onnx_graph import constants_of, readers_of
 from edgellm.backends.calibrate import Range, Seen, even_out
 from edgellm.backends.onnx import export
+from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import Signature
 from edgellm.core.target import HtpLevel, Target
 from edgellm.errors import EdgellmError, GateError, first_line
@@ -44,7 +46,7 @@ _ROWS = 2_000
 Feeds = dict[str, NDArray[np.int64]]
 
 
-def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
+def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>-<tokens>.onnx for each bucket.
 
     Raises:
@@ -52,9 +54,10 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
 
     """
     assert target.htp is not None
+    scheme = precisions.name
     if scheme == "int8-static":
         even_out(prepared.module, prepared.samples)
-    model = export(prepared, target)
+    model, cost = export(prepared, target)
     operators = len(model.graph.node)
     feeds = [{name: value.numpy() for name, value in item.items()} for item in prepared.samples]
     feeds = feeds[:: -(-len(feeds) // _TEXTS)]
@@ -74,9 +77,7 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
         more_files=tuple(names[1:]),
         signature=Signature(prepared.inputs, (prepared.output,), buckets=prepared.buckets),
         session_options={"soc_model": str(target.htp.soc_model), "htp_arch": str(target.htp.arch)},
-        partitions=1,
-        delegated_ops=operators,
-        total_ops=operators,
+        delegation=Delegation("htp", 1, operators, 0, cost, 0.0, MULTIPLY_ACCUMULATES),
         contents=contents_of({"context binaries": total}, total),
     )
 

@@ -8,75 +8,74 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgellm.backends import Lowered, Prepared, contents_of
+from edgellm.backends import Lowered, Prepared, _tflite_quantize, contents_of
+from edgellm.backends._delegation_tflite import survey_tflite
 from edgellm.backends.calibrate import calibrate, left_out, quantize_weights
 from edgellm.backends.constructs import converting
+from edgellm.backends.rounding import round_weights
 from edgellm.backends.trace import example, trace_static
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import InputSpec, Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
 from edgellm.runtime.engines.tflite import signature_name
 
+_HYBRID = {"int8-dynamic", "int8-static", "int4-dynamic"}
+"""Schemes whose linears read 8-bit activations."""
+
 _HYBRID_VERSION = 12
-"""FULLY_CONNECTED version stamped on int8: tflite-runtime 2.14 knows up to 10, loads such a file without an
+"""FULLY_CONNECTED version stamped on those: tflite-runtime 2.14 knows up to 10, loads such a file without an
 error and computes garbage, so it has to be made to refuse it."""
 
 
-def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
+def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>.tflite."""
     import litert_torch
 
+    module = prepared.module
+    narrow = round_weights(module, precisions, prepared.samples, _tflite_quantize.grouped)
+    if narrow or precisions.layers:
+        _tflite_quantize.keep_apart(module, lambda name: not precisions.is_static(name))
     notes: tuple[str, ...] = ()
-    if scheme == "int8-static":
-        calibrated, left = calibrate(prepared.module, prepared.samples, method=prepared.ranges)
+    if precisions.static:
+        calibrated, left = calibrate(module, prepared.samples, method=prepared.ranges, wanted=precisions.is_static)
         notes = left_out(left, "tflite quantizes what they read as it comes")
-        quantize_weights(prepared.module, calibrated, stored=False)
+        quantize_weights(module, calibrated, stored=False)
+    if any(isinstance(module.get_submodule(name), nn.Linear) and precisions.of(name).name == "int4-weight-only"
+           for name in narrow):  # fmt: skip
+        notes = (*notes, _tflite_quantize.SLOW_INT4)
     converter = litert_torch
     for tokens in prepared.buckets:
         feeds = example(prepared, tokens, torch.int32)
         # The converter traces for itself, so that a mask it must not see has to be gone before.
-        masked = prepared.module if prepared.finite_mask else trace_static(prepared.module, feeds).module()
-        module = _Named(masked, prepared.output.name)
-        converter = converter.signature(signature_name(tokens), module, None, feeds)
+        masked = module if prepared.finite_mask else trace_static(module, feeds).module()
+        named = Named(masked, prepared.output.name)
+        converter = converter.signature(signature_name(tokens), named, None, feeds)
     plain = folder / "model-fp32.tflite"
-    with converting("tflite", lambda: trace_static(prepared.module, feeds), prepared.module):
-        converter.convert(**_folding(scheme)).export(str(plain))
-    path = folder / f"model-{scheme}.tflite"
-    if scheme != "fp32":
-        _quantize(plain, scheme, path)
+    with converting("tflite", lambda: trace_static(module, feeds), module):
+        converter.convert(**_folding(precisions.static)).export(str(plain))
+    path = folder / f"model-{precisions.name}.tflite"
+    if precisions.name != "fp32":
+        _tflite_quantize.quantize(plain, module, precisions, path)
         plain.unlink()
     data = bytearray(path.read_bytes())
-    if scheme in ("int8-dynamic", "int8-static"):
+    if {scheme.name for scheme in precisions.schemes} & _HYBRID:
         stamp_fully_connected(data, _HYBRID_VERSION)
     path.write_bytes(data)
     inputs = tuple(InputSpec(s.name, "int32", s.shape, s.bound, s.pad) for s in prepared.inputs)
-    operators, kinds = _survey(data)
     return Lowered(
         file=path.name,
         signature=Signature(inputs, (prepared.output,), buckets=prepared.buckets),
         session_options={},
-        partitions=None,
-        delegated_ops=None,
-        total_ops=operators,
-        contents=contents_of(kinds, len(data)),
+        delegation=survey_tflite(path),
+        contents=contents_of(constants_of(data), len(data)),
         notes=notes,
     )
 
 
-def _quantize(source: Path, scheme: str, path: Path) -> None:
-    from ai_edge_quantizer import quantizer, recipe
-
-    recipes = {
-        "int8-dynamic": recipe.dynamic_wi8_afp32,
-        "int8-static": recipe.dynamic_wi8_afp32,  # of tables, and of what has no calibrated range
-        "int8-weight-only": recipe.weight_only_wi8_afp32,
-    }
-    quantizer.Quantizer(str(source), recipes[scheme]()).quantize().export_model(str(path), overwrite=True)
-
-
-def _folding(scheme: str) -> dict[str, Any]:
+def _folding(static: bool) -> dict[str, Any]:
     """Return what tells the converter to make integer kernels of the calibrated linears that the graph states."""
-    if scheme != "int8-static":
+    if not static:
         return {}
     from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
     from litert_torch.quantize.quant_config import QuantConfig
@@ -85,7 +84,7 @@ def _folding(scheme: str) -> dict[str, Any]:
     return {"quant_config": QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(how))}
 
 
-class _Named(nn.Module):
+class Named(nn.Module):
     """Names the output: the converter takes the name from a dict's key."""
 
     def __init__(self, module: nn.Module, name: str) -> None:
@@ -93,7 +92,7 @@ class _Named(nn.Module):
         self.module = module
         self.name = name
 
-    def train(self, mode: bool = True) -> _Named:
+    def train(self, mode: bool = True) -> Named:
         """Do nothing: the module is in evaluation mode, and a traced one refuses to be told."""
         return self
 
@@ -103,6 +102,7 @@ class _Named(nn.Module):
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
+        """Return the output by its name."""
         if token_type_ids is None:
             return {self.name: self.module(input_ids=input_ids, attention_mask=attention_mask)}
         return {
@@ -139,8 +139,8 @@ def stamp_fully_connected(data: bytearray, version: int) -> None:
         raise EdgellmError("The quantized TFLite graph has no FULLY_CONNECTED operator.")
 
 
-def _survey(data: bytearray) -> tuple[int, dict[str, int]]:
-    """Return operators of the longest signature, and the bytes of constants by what reads them."""
+def constants_of(data: bytearray) -> dict[str, int]:
+    """Return the bytes of constants by what reads them."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAsModel(data, 0)
@@ -166,5 +166,4 @@ def _survey(data: bytearray) -> tuple[int, dict[str, int]]:
                 if size and number not in seen:
                     seen.add(number)
                     kinds[kind] = kinds.get(kind, 0) + size
-    last = model.Subgraphs(model.SubgraphsLength() - 1)
-    return last.OperatorsLength(), kinds
+    return kinds

@@ -65,6 +65,21 @@ def emulator(cpus: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"Not possible yet, {line}")
 
 
+@setup.command()
+@_JSON
+def vela(as_json: bool) -> None:
+    """Download Arm's compiler for Ethos-U into the cache, once: what `--target ethos-u...` is built with."""
+    from edgellm.toolchain import vela as compiler
+
+    with _progress(quiet=as_json) as progress:
+        progress.step(f"Vela {compiler.version()}")
+        folder = compiler.setup(progress.downloading)
+    if as_json:
+        click.echo(json.dumps({"version": compiler.version(), "folder": str(folder)}))
+    else:
+        click.echo(f"Vela {compiler.version()} is ready in {folder}.")
+
+
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Progress]:
     """Yield what a setup reports to: live on a terminal, a line per step when piped."""

@@ -59,6 +59,7 @@ def cli() -> None:
     "--scheme", multiple=True, metavar="[FORMAT=]SCHEME",
     help="What is quantized how, in every format or in one; the target's default if left out.",
 )  # fmt: skip
+@click.option("--layers", help="TOML or JSON file with a scheme for each layer, for --scheme mixed.")
 @click.option("--task", help="Hugging Face pipeline id; from the model's architecture if left out.")
 @click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
 @click.option("--pooling", help="mean, cls or none, for feature-extraction; as the model's own files ask if left out.")
@@ -77,6 +78,10 @@ def cli() -> None:
     help="File of one text per line that the product reads: pieces of the vocabulary that they don't need are dropped, and "
     "their rows of the embedding table; these texts are answered as before, others may not be.",
 )
+@click.option(
+    "--max-fallback", type=float,
+    help="Share of the multiply-accumulates that may stay outside the delegate, 0 to 1; if left out, none on an NPU.",
+)  # fmt: skip
 @click.option("--min-agreement", default=0.99, show_default=True, help="The gate: mean agreement with the fp32 model.")
 @click.option(
     "--seq-len", type=_Numbers(), help="Token counts to serve without padding beyond; the last is the longest."
@@ -87,9 +92,9 @@ def cli() -> None:
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_JSON
 def build(
-    model: str | None, target: str, formats: tuple[str, ...], scheme: tuple[str, ...], task: str | None,
+    model: str | None, target: str, formats: tuple[str, ...], scheme: tuple[str, ...], layers: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | None, ranges: str | None, golden: str | None,
-    evaluation: str | None, max_drop: float | None, vocab_from: str | None, min_agreement: float,
+    evaluation: str | None, max_drop: float | None, vocab_from: str | None, max_fallback: float | None, min_agreement: float,
     seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build a verified bundle from MODEL.
@@ -103,9 +108,10 @@ def build(
 
     with build_progress(quiet=quiet or as_json) as progress:
         done = build_timed(
-            model, target=target, formats=formats, scheme=scheme or None, task=task, tokenizer=tokenizer, pooling=pooling,
+            model, target=target, formats=formats, scheme=scheme or None, layers=layers, task=task, tokenizer=tokenizer,
+            pooling=pooling,
             calibration=calibration, ranges=ranges, golden=golden, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
-            min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
+            max_fallback=max_fallback, min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
             cache=not no_cache, progress=progress,
         )  # fmt: skip
     if as_json:
@@ -136,10 +142,11 @@ def run(bundle: str, text: str | None, task_input: str | None, fmt: str | None, 
         edgellm run BUNDLE --task-input '{"question": "...", "context": "..."}'
     """
     from edgellm.cli import render
-    from edgellm.runtime import Session
+    from edgellm.runtime import Session, engines
     from edgellm.runtime.bundle import to_json
 
-    result = Session.open(bundle, format=fmt, threads=threads)(_raw_input(text, task_input))
+    session = Session.open(bundle, format=fmt, threads=threads)
+    result = session(_raw_input(text, task_input))
     if as_json:
         _print_json(
             {
@@ -153,6 +160,9 @@ def run(bundle: str, text: str | None, task_input: str | None, fmt: str | None, 
     click.echo(render.answer(to_json(result.value)))
     cut = "; the text was cut" if result.truncated else ""
     timing = result.timing
+    if engines.emulates(session.artifact):
+        click.echo(f"\n{result.format}: not the {session.artifact.delegate} itself, but what stands for it here{cut}.")
+        return
     click.echo(
         f"\n{result.format}: {timing.inference_ms:.2f} ms for the first inference, "
         f"{timing.tokenize_ms:.2f} ms to tokenize{cut} ('edgellm bench' measures latency)."

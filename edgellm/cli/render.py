@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgellm.abi import KINDS, Examination
 from edgellm.benchmark import Benchmark
 from edgellm.core.evaluation import Evaluation
-from edgellm.core.manifest import Manifest
+from edgellm.core.manifest import Artifact, Manifest
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
 from edgellm.counting import Counted
@@ -37,22 +37,26 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int 
 def built(manifest: Manifest, path: str) -> str:
     """Return the summary of a build."""
     rows = [
-        (a.format, a.scheme, a.delegate, f"{a.bytes / 1e6:.1f}", f"{a.agreement.mean:.4f}", f"{a.agreement.min:.4f}",
-         _known(a.partitions))
+        (a.format, a.scheme, a.delegate, f"{a.bytes / 1e6:.1f}",
+         *((f"{a.agreement.mean:.4f}", f"{a.agreement.min:.4f}") if a.agreement else ("not run", "not run")),
+         _known(a.delegation.partitions if a.delegation else None))
         for a in manifest.artifacts
     ]  # fmt: skip
     table = columns(("format", "scheme", "delegate", "MB", "agreement", "min", "partitions"), rows, left=3)
-    first = manifest.artifacts[0].agreement
+    ran = [a.agreement for a in manifest.artifacts if a.agreement]
+    places = " and ".join(dict.fromkeys(agreement.device for agreement in ran))
+    measure = (
+        f"Agreement: {ran[0].metric} with the fp32 model, {ran[0].n} texts, run on {places}."
+        if ran
+        else ("No artifact was run: nothing on this machine runs them.")
+    )
     notes = "".join(f"\n{note}" for note in notes_of(manifest))
     measured = [(a.format, a.evaluation) for a in manifest.artifacts if a.evaluation]
     if measured:
         lost = [(fmt, e.metric, f"{e.source:.4f}", f"{e.value:.4f}", *_lost(e)) for fmt, e in measured]
         head = ("format", "metric", "fp32", "here", "points lost", "95 % interval", "McNemar p", "changed")
         table += f"\n\n{columns(head, lost, left=2)}\n\n{measured[0][1].n} labelled examples."
-    return (
-        f"{manifest.model.name} for {manifest.target} -> {path}\n\n{table}\n\n"
-        f"Agreement: {first.metric} with the fp32 model, {first.n} texts, run on {first.device}.{notes}"
-    )
+    return f"{manifest.model.name} for {manifest.target} -> {path}\n\n{table}\n\n{measure}{notes}"
 
 
 def verified(result: Verification) -> str:
@@ -173,17 +177,31 @@ def inspected(manifest: Manifest, target: Target | None) -> str:
     for a in manifest.artifacts:
         lines += ["", f"{a.file}: {a.bytes / 1e6:.2f} MB, {a.scheme}, {a.delegate}"]
         lines.append(f"  signature   {_signature(a.signature)}")
-        if a.partitions is None:
-            lines.append(
-                f"  delegation  decided by {a.delegate} when it loads; {_known(a.total_ops)} operators before it"
-            )
-        else:
-            lines.append(
-                f"  delegation  {a.delegated_ops} of {a.total_ops} operators in {a.partitions} partitions of {a.delegate}"
-            )
-        lines.append(f"  agreement   {a.agreement}")
+        lines += _delegation(a)
+        lines.append(f"  agreement   {a.agreement or 'not run'}")
         lines += [f"  {row.bytes / 1e6:9.2f} MB  {100 * row.bytes / a.bytes:4.1f} %  {row.kind}" for row in a.contents]
     return "\n".join(lines)
+
+
+def _delegation(artifact: Artifact) -> list[str]:
+    """Return how the graph is shared with the delegate, each kind of operator outside with its cause, and estimates."""
+    found, npu = artifact.delegation, artifact.npu
+    if found is None:
+        return [f"  delegation  decided by {artifact.delegate} when it loads"]
+    share = f", {found.share_of_cost:.1%} of the {found.basis}" if found.cost_inside + found.cost_outside else ""
+    partitions = "" if found.partitions is None else f", in {found.partitions} partition{'s' * (found.partitions != 1)}"
+    lines = [
+        f"  delegation  {found.delegate}: {found.inside} of {found.inside + found.outside} operators{share}{partitions}"
+    ]
+    lines += [f"     outside  {each.count} {each.operator}: {each.cause}" for each in found.fallbacks]
+    if npu is not None:
+        planned = f"{npu.accelerator.system}, {npu.accelerator.memory_mode}"
+        lines += [
+            f"    estimate  {npu.estimated_ms:.1f} ms on {npu.accelerator.name} alone, estimated by {npu.compiler}",
+            f"      memory  {npu.sram_bytes / 1024:.0f} KiB SRAM, {npu.dram_bytes / 1024:.0f} KiB DRAM, "
+            f"{npu.flash_bytes / 1024:.0f} KiB flash, as it planned for {planned}",
+        ]
+    return lines
 
 
 def targets(items: Sequence[Target]) -> str:

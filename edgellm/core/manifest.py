@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgellm.core.agreement import Agreement, AgreementMatrix
+from edgellm.core.delegation import Delegation
 from edgellm.core.evaluation import Evaluation
+from edgellm.core.npu import NpuReport
 from edgellm.core.scheme import FORMATS
 from edgellm.core.signature import Signature
 
@@ -54,20 +56,21 @@ class Artifact:
 
     Attributes:
         id: unique in the bundle, for example "onnx-int8-dynamic".
-        format: "executorch", "onnx" or "tflite".
+        format: one of `core.scheme.FORMATS`.
         file: its main file, relative to the bundle.
         sha256: of that file.
-        bytes: of all its files.
+        bytes: of all the files that a device needs.
         scheme: what is quantized how.
         delegate: what runs it on the target.
         signature: inputs, outputs, lengths.
         session_options: engine options that the runtime sets when it opens the artifact.
-        partitions: pieces of the graph that the delegate took; None where it decides at load.
-        delegated_ops: operators inside them; None where the delegate decides at load.
-        total_ops: operators of the graph before delegation.
+        delegation: what the delegate took of the graph, and why it left the rest; None where it decides when it loads.
         contents: where the bytes are, largest first.
-        agreement: with the fp32 source, on the build host.
-        more_files: the others; where the signature has buckets, `files` are one for each.
+        agreement: with the fp32 source, on the build host; None where nothing on it runs the artifact, which was then
+            read back and checked, and not run.
+        more_files: the others; of "qnn", `file` and these are one for each bucket.
+        reference: name of a file with the same integers that any machine runs, where `file` runs on the NPU alone.
+        npu: what the NPU vendor's compiler says; estimates, not measurements.
         evaluation: the task's metrics on labelled texts, where `--eval` gave some; without examples of flips, which are
             the user's texts.
 
@@ -82,18 +85,23 @@ class Artifact:
     delegate: str
     signature: Signature
     session_options: dict[str, str]
-    partitions: int | None
-    delegated_ops: int | None
-    total_ops: int | None
+    delegation: Delegation | None
     contents: tuple[BytesOf, ...]
-    agreement: Agreement
+    agreement: Agreement | None
     evaluation: Evaluation | None = None
     more_files: tuple[str, ...] = ()
+    reference: str = ""
+    npu: NpuReport | None = None
+
+    @property
+    def deployed(self) -> tuple[str, ...]:
+        """The files that a device needs."""
+        return (self.file, *self.more_files)
 
     @property
     def files(self) -> tuple[str, ...]:
         """All of its files."""
-        return (self.file, *self.more_files)
+        return (*self.deployed, *((self.reference,) if self.reference else ()))
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ class Manifest:
                 raise ValueError(f"artifacts: min_tokens of {artifact.id} is no length up to max_tokens")
             if labels and artifact.signature.outputs[0].shape[-1:] != (len(labels),):
                 raise ValueError(f"artifacts: {artifact.id} has other outputs than there are labels")
-            if artifact.more_files and len(artifact.files) != len(buckets):
+            if artifact.format == "qnn" and len(artifact.deployed) != len(buckets):
                 raise ValueError(f"artifacts: {artifact.id} has other files than it has buckets")
             if buckets and buckets[-1] < self.max_tokens:
                 raise ValueError(f"artifacts: the buckets of {artifact.id} end before max_tokens")

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edgellm.errors import UsageError, unknown
 
-FORMATS: tuple[str, ...] = ("executorch", "onnx", "qnn", "tflite")
-"""Every format that edgellm writes. "qnn" is an ONNX file around a context binary, which only Qualcomm's provider runs."""
+FORMATS: tuple[str, ...] = ("executorch", "mlpackage", "onnx", "qnn", "tflite")
+"""Every format that edgellm writes. "mlpackage" is Core ML's folder; "qnn" is an ONNX
+file around a context binary, which only Qualcomm's provider runs."""
 
 PORTABLE: tuple[str, ...] = ("executorch", "onnx", "tflite")
 """Those that run on any CPU their engine runs on; a format beyond them is compiled for one NPU."""
 
-DELEGATES: dict[str, str] = {"executorch": "xnnpack", "onnx": "cpu", "qnn": "htp", "tflite": "xnnpack"}
+DELEGATES: dict[str, str] = {
+    "executorch": "xnnpack",
+    "mlpackage": "coreml",
+    "onnx": "cpu",
+    "qnn": "htp",
+    "tflite": "xnnpack",
+}
 """Format to the delegate that its own backend lowers for; another delegate has a backend of its own."""
 
 
@@ -31,7 +39,16 @@ RANGES: dict[str, str] = {
 """How static schemes choose the range of an activation: the name and what it keeps, the default first."""
 
 
+MIXED = "mixed"
+"""Name of the scheme of a model whose layers have several; it is no row of the table."""
+
 _NO_KERNEL = "its engine has no kernels for that"
+_HTP = {"qnn": "the HTP computes in 8 and 16 bits"}
+_UNPACKED = {
+    "executorch": "XNNPACK's linear runs in fp32 or with 8-bit activations, so these weights would be unpacked on every call, "
+    "outside the delegate"
+}
+_APPLE_AND_GPU = ("executorch-coreml", "executorch-vulkan", "mlpackage")
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,8 @@ class Scheme:
         equalized: backends whose engine quantizes activations with one scale per tensor, so that outlying channels are
             evened out first, on calibration text.
         static: whether activations have ranges that are calibrated on text.
+        bits: of a weight.
+        whole: whether it is of the graph as a whole, so that no layer alone can have it.
         refused: backend to the reason why it can't express this scheme, where there is more to say than that it has no
             kernels.
 
@@ -55,17 +74,32 @@ class Scheme:
     backends: tuple[str, ...]
     equalized: tuple[str, ...] = ()
     static: bool = False
+    bits: Literal[4, 8, 16, 32] = 8
+    whole: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether weights are so coarse that they are rounded by what calibration texts make of the rounding."""
+        return self.bits == 4
 
     def calibrates(self, backend: str) -> bool:
         """Tell whether lowering by a backend runs calibration texts."""
-        return self.static or backend in self.equalized
+        return self.static or self.fitted or backend in self.equalized
 
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme("fp32", "nothing is quantized", PORTABLE, refused={"qnn": "the HTP computes in 8 and 16 bits"}),
+        Scheme("fp32", "nothing is quantized", PORTABLE, bits=32, refused=_HTP),
+        Scheme(
+            "fp16",
+            "fp16 weights and embedding tables; ExecuTorch computes in fp16, the others in fp32 or as their kernels choose",
+            (*PORTABLE, *_APPLE_AND_GPU),
+            bits=16,
+            whole=True,
+            refused=_HTP,
+        ),
         Scheme(
             "int8-dynamic",
             "int8 weights per channel and embedding tables per row; activations quantized to 8 bits as they come",
@@ -76,15 +110,19 @@ SCHEMES: dict[str, Scheme] = {
         Scheme(
             "int8-static",
             "int8 weights per channel and embedding tables per row; 8-bit activations of linears, calibrated on text",
-            FORMATS,
-            equalized=FORMATS,
+            (*PORTABLE, "qnn"),
+            equalized=(*PORTABLE, "qnn"),
             static=True,
+            refused={
+                "tflite-ethos-u": "with 8-bit activations throughout an encoder's answers collapse; it has 16-bit ones"
+            },
         ),
         Scheme(
             "a16w8",
             "int8 weights per channel; 16-bit activations throughout, calibrated on text",
-            ("qnn",),
+            ("qnn", "tflite-ethos-u"),
             static=True,
+            whole=True,
             refused=dict.fromkeys(
                 PORTABLE,
                 "the CPU's kernels would compute 16-bit activations in fp32, which costs time and gains nothing",
@@ -92,25 +130,34 @@ SCHEMES: dict[str, Scheme] = {
         ),
         Scheme(
             "int8-weight-only",
-            "int8 weights and embedding tables, computed in fp32",
+            "int8 weights and embedding tables, computed in floating point",
+            ("onnx", "tflite", *_APPLE_AND_GPU),
+            refused=_UNPACKED | _HTP,
+        ),
+        Scheme(
+            "int4-dynamic",
+            "int4 weights and embedding tables, rounded on calibration texts; activations quantized to 8 bits as they come",
+            PORTABLE,
+            bits=4,
+        ),
+        Scheme(
+            "int4-weight-only",
+            "int4 weights and embedding tables, rounded on calibration texts; computed in fp32",
             ("onnx", "tflite"),
-            refused={
-                "executorch": "XNNPACK's linear runs in fp32 or with 8-bit activations, so int8 weights would be "
-                "unpacked on every call, outside the delegate",
-                "qnn": "the HTP computes in 8 and 16 bits",
-            },
+            bits=4,
+            refused=_UNPACKED,
         ),
     )
 }
 
 
-def resolve_schemes(asked: Sequence[str], defaults: Mapping[str, str], delegates: Mapping[str, str]) -> dict[str, str]:
+def resolve_schemes(asked: Sequence[str], defaults: Mapping[str, str], backends: Mapping[str, str]) -> dict[str, str]:
     """Return the scheme of each format, every one checked against the backend that will write it.
 
     Args:
         asked: schemes by name, for every format, or as "format=scheme" for one.
         defaults: format to the scheme that it has where none was asked for.
-        delegates: format to delegate.
+        backends: format to the backend that writes it.
 
     Raises:
         UsageError: no such scheme or format, or a backend that can't express one (with the reason).
@@ -121,23 +168,36 @@ def resolve_schemes(asked: Sequence[str], defaults: Mapping[str, str], delegates
         asked, key=lambda item: "=" in item
     ):  # what is said of one format goes before what is said of all
         fmt, _, name = item.rpartition("=")
-        if name not in SCHEMES:
-            raise unknown("scheme", name, SCHEMES)
+        if name not in SCHEMES and name != MIXED:
+            raise unknown("scheme", name, [*SCHEMES, MIXED])
         if fmt and fmt not in chosen:
             raise unknown("format", fmt, chosen, hint="It is not built here.")
         chosen |= {fmt: name} if fmt else dict.fromkeys(chosen, name)
-    backends = {fmt: backend_of(fmt, delegates[fmt]) for fmt in chosen}
     for fmt, name in chosen.items():
-        if backends[fmt] not in SCHEMES[name].backends:
-            raise _refusal(fmt, name, backends)
+        if name != MIXED:
+            ensure_expressed(SCHEMES[name], fmt, backends)
     return chosen
 
 
-def _refusal(fmt: str, name: str, backends: Mapping[str, str]) -> UsageError:
-    scheme, backend = SCHEMES[name], backends[fmt]
+def ensure_expressed(scheme: Scheme, fmt: str, backends: Mapping[str, str]) -> None:
+    """Check a scheme against the backend that writes a format.
+
+    Args:
+        scheme: what is asked of it.
+        fmt: the format.
+        backends: of this and of the other formats that are built.
+
+    Raises:
+        UsageError: it can't express the scheme (with the reason, and what works).
+
+    """
+    backend = backends[fmt]
+    if backend in scheme.backends:
+        return
     works = [each.name for each in SCHEMES.values() if backend in each.backends]
     able = [other for other in backends if backends[other] in scheme.backends]
     ways = f" --scheme {' or '.join(works)}"
     if able:
-        ways += f", --format {' --format '.join(able)}, or --scheme {able[0]}={name} for that format alone"
-    return UsageError(f"{fmt} can't express {name}: {scheme.refused.get(backend, _NO_KERNEL)}.", hint=f"Use{ways}.")
+        ways += f", --format {' --format '.join(able)}, or --scheme {able[0]}={scheme.name} for that format alone"
+    reason = scheme.refused.get(backend, _NO_KERNEL)
+    raise UsageError(f"{fmt} can't express {scheme.name}: {reason}.", hint=f"Use{ways}.")

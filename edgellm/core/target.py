@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgellm.core.npu import Accelerator
 from edgellm.core.scheme import FORMATS, SCHEMES, backend_of
 from edgellm.core.versions import Release, oldest
 
@@ -18,12 +19,13 @@ RUNTIMES = {
 """Format to the engine packages that run it on a device."""
 
 CPU_FEATURES = {
+    "aarch32": ("mve",),
     "aarch64": ("bf16", "dotprod", "fp16", "i8mm", "neon", "sve", "sve2"),
     "x86_64": ("amx_int8", "avx2", "avx512bw", "avx512f", "avx512_vnni", "avx_vnni", "f16c", "fma"),
 }
 """Instruction set to the extensions that a target may declare: those that int8 and fp16 kernels are chosen by."""
 
-_ABI = re.compile(r"(?:(linux-gnu)-([0-9]+\.[0-9]+)|(android)-([0-9]+)|(ios)-([0-9]+\.[0-9]+))")
+_ABI = re.compile(r"(?:(linux-gnu)-([0-9]+\.[0-9]+)|(android)-([0-9]+)|(ios)-([0-9]+\.[0-9]+)|(bare-metal)-([0-9]+))")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,22 @@ class HtpLevel:
 
 
 @dataclass(frozen=True)
+class EthosU:
+    """Which Arm Ethos-U the target has, and the system around it, in the names of Arm's compiler Vela.
+
+    Attributes:
+        accelerator: family and size: "ethos-u85-512".
+        system: a `System_Config` of Vela's: clock and memories, which decide its estimates.
+        memory_mode: which memory holds weights and which activations.
+
+    """
+
+    accelerator: str
+    system: str = ""
+    memory_mode: str = ""
+
+
+@dataclass(frozen=True)
 class Target:
     """One row of `targets/`. The file name is the name.
 
@@ -63,7 +81,8 @@ class Target:
         summary: one line for people.
         tier: 1 executed in CI (where there is no such CPU, on an emulated one), 2 built in CI, 3 neither.
         arch: instruction set, as in a target triple.
-        abi: the deployment ABI: "linux-gnu-<glibc>", "android-<API level>" or "ios-<version>", the oldest there is.
+        abi: the deployment ABI: "linux-gnu-<glibc>", "android-<API level>", "ios-<version>", the
+            oldest there is, or "bare-metal-<version of the architecture's ABI>".
         cpu: what the figures of this target are about.
         cpu_features: instruction set extensions that may be relied on.
         formats: in order of preference.
@@ -77,13 +96,14 @@ class Target:
         page_bytes: largest memory page of its kernels; native code has to be aligned to it.
         devices: names of devices that stand for it: the gate of a build with `--verify-on-device` runs there.
         htp: the NPU that "qnn" artifacts are compiled for.
+        npu: the Ethos-U that "tflite" artifacts are compiled for.
 
     """
 
     name: str
     summary: str
     tier: Literal[1, 2, 3]
-    arch: Literal["aarch64", "x86_64"]
+    arch: Literal["aarch32", "aarch64", "x86_64"]
     abi: str
     cpu: str
     cpu_features: tuple[str, ...]
@@ -92,12 +112,13 @@ class Target:
     scheme: str
     toolchain: str
     runtimes: dict[str, str]
-    onnx: OnnxLevel
+    onnx: OnnxLevel = OnnxLevel(9, 20)
     page_bytes: int = 4096
     devices: tuple[str, ...] = ()
     schemes: dict[str, str] = field(default_factory=dict)
     seq_len: tuple[int, ...] = ()
     htp: HtpLevel | None = None
+    npu: EthosU | None = None
 
     def __post_init__(self) -> None:
         if not self.formats:
@@ -117,6 +138,10 @@ class Target:
                 raise ValueError(f"schemes: '{fmt}' is none of the target's formats")
         if list(self.seq_len) != sorted(set(self.seq_len)) or any(n < 1 for n in self.seq_len):
             raise ValueError("seq_len: lengths are positive and ascend")
+        if ("ethos-u" in self.delegates.values()) != (self.npu is not None):
+            raise ValueError("npu: the accelerator of delegate 'ethos-u', and only that, has to be named")
+        if self.npu is not None:
+            Accelerator.of(self.npu.accelerator, self.npu.system, self.npu.memory_mode)
         if ("qnn" in self.formats) != (self.htp is not None):
             raise ValueError("htp: the SoC that format 'qnn' is compiled for, and only that, has to be named")
         if not 18 <= self.onnx.opset <= 23:
@@ -155,8 +180,8 @@ class Target:
         """
         platform(self.abi)
         for fmt in self.formats:
-            packages = RUNTIMES[fmt]
-            if not any(package in self.runtimes for package in packages):
+            packages = RUNTIMES.get(fmt, ()) if self.delegates[fmt] != "ethos-u" else ()  # which TFLite Micro serves
+            if packages and not any(package in self.runtimes for package in packages):
                 raise ValueError(f"runtimes: no version of {' or '.join(packages)} for format '{fmt}'")
 
 

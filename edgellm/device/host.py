@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from edgellm.core.scheme import FORMATS
 from edgellm.device import DeviceInfo
 from edgellm.device._files import LocalFiles
 from edgellm.errors import UsageError, unknown
@@ -19,7 +18,7 @@ class Host(LocalFiles):
 
     name = "host"
     emulated = False
-    formats = FORMATS
+    formats = tuple(engines.engine_names())
 
     @property
     def cpu(self) -> str:

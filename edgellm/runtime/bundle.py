@@ -78,7 +78,7 @@ class Bundle:
         if len(set(ids)) != len(ids) or not ids:
             raise BundleError(f"{folder}: artifact ids are missing or not unique.", hint=_REBUILD)
         for artifact in manifest.artifacts:
-            entries = [bundle._entry(name) for name in artifact.files]
+            entries = [bundle._entry(name) for name in artifact.deployed]
             size = sum(entry.bytes for entry in entries)
             if (entries[0].sha256, size) != (artifact.sha256, artifact.bytes):
                 raise BundleError(f"{folder}: two digests or sizes for {artifact.file}.", hint=_REBUILD)

@@ -77,12 +77,17 @@ class Session:
         self.bundle = bundle
         self.artifact = artifact
         self.threads = threads
+        if not engines.can_run(artifact):
+            raise UsageError(
+                f"{artifact.id} is for {artifact.delegate}, which edgellm's runtime does not have.",
+                hint="Run it in an app, or choose another --format.",
+            )
         manifest = bundle.manifest
         self._task = load_task(manifest.task)
         self._options = manifest.task_options
         self._tokenizer = Tokenizer(bundle.use(TOKENIZER), manifest.max_tokens)
         engines.require(artifact.format)
-        paths = [bundle.use(name) for name in artifact.files]
+        paths = [bundle.use(name) for name in ((artifact.reference,) if artifact.reference else artifact.deployed)]
         engine = engines.load_engine(artifact.format)
         engine.load()
         start = time.perf_counter()
@@ -97,7 +102,7 @@ class Session:
         Args:
             bundle: the bundle's folder.
             format: a format or an artifact id; left out, the first of the target's order whose engine is
-                installed here and runs on real hardware. `session.artifact` says which it is.
+                installed here, preferring what is not an emulation. `session.artifact` says which it is.
             threads: compute threads.
 
         Raises:
@@ -258,12 +263,17 @@ def pad(feeds: Feeds, signature: Signature, tokens: int) -> Feeds:
 
 
 def _first_installed(bundle: Bundle) -> Artifact:
-    """Return the first artifact whose engine is installed; one that is only emulated here is run where it is asked for."""
+    """Return the first artifact whose engine is installed; one that is only emulated here comes after the others."""
     artifacts = bundle.manifest.artifacts
-    for artifact in artifacts:
-        if engines.installed_package(artifact.format) and not engines.emulates(artifact.format):
-            return artifact
-    formats = [artifact.format for artifact in artifacts]
+    ready = [a for a in artifacts if engines.can_run(a) and engines.installed_package(a.format)]
+    if ready:
+        return next((artifact for artifact in ready if not engines.emulates(artifact)), ready[0])
+    formats = [artifact.format for artifact in artifacts if engines.can_run(artifact)]
+    if not formats:
+        raise UsageError(
+            f"edgellm's runtime runs none of {bundle.path}: {', '.join(a.delegate for a in artifacts)} is for an app's own.",
+            hint="Build for another target to run it here.",
+        )
     raise MissingDependencyError(
         f"None of the bundle's formats ({', '.join(formats)}) has its engine installed.",
         hint=f"Install one with: pip install 'edgellm[{formats[0]}]'",

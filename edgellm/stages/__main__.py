@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.core import strict
+from edgellm.core.precision import Precisions
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError, InputError, MissingDependencyError, first_line, to_wire
 from edgellm.stages.source import SourceModel
@@ -82,7 +83,7 @@ def _run(job: dict[str, Any], folder: Path) -> object:
     lowered = lower(
         source,
         job["format"],
-        job["scheme"],
+        strict.read(Precisions, {"default": job["scheme"], "layers": job.get("layers", ())}, "job: layers"),
         target,
         tuple(job["buckets"]),
         folder,

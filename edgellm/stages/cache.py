@@ -31,7 +31,7 @@ MAX_BYTES = 8_000_000_000
 
 _ENTRY = "entry.json"
 _PACKAGE = Path(__file__).resolve().parent.parent
-_CODE = ("core", "tasks", "backends", "stages", "abi", "device", "runtime")
+_CODE = ("core", "tasks", "backends", "stages", "abi", "device", "runtime", "toolchain")
 
 
 @dataclass(frozen=True)

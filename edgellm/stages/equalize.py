@@ -11,7 +11,7 @@ After SmoothQuant (Xiao et al. 2023), https://arxiv.org/abs/2211.10438, equation
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ INVERSE = "equalized_by"
 """Name of the buffer with what a linear's input channels are multiplied by."""
 
 
-def equalize(model: nn.Module, feeds: Samples) -> int:
+def equalize(model: nn.Module, feeds: Samples, wanted: Callable[[str], bool] = lambda name: True) -> int:
     """Equalize the inputs of a model's linears in place, and return at how many places that lowers the error.
 
     A linear stays the module it is, for models that read its weight themselves: what divides is a hook on its call.
@@ -43,10 +43,11 @@ def equalize(model: nn.Module, feeds: Samples) -> int:
     Args:
         model: in evaluation mode.
         feeds: calibration inputs by name.
+        wanted: tells which linears, by name, gain by it: of those that read one tensor, all have to.
 
     """
     step = max(1, math.ceil(len(feeds) / _TEXTS))
-    places = groups(model, feeds[0])
+    places = [group for group in groups(model, feeds[0]) if all(map(wanted, group))]
     names = [name for group in places for name in group]
     largest, samples = _observe(model, names, feeds, every=step)
     changed = 0

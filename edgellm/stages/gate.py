@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.abi import errors
-from edgellm.abi.artifacts import examine_artifact
+from edgellm.abi.artifacts import examine_artifact, examined
 from edgellm.backends import TOOLS, Lowered
 from edgellm.core import strict
 from edgellm.core.agreement import Agreement, AgreementMatrix
 from edgellm.core.evaluation import Evaluation
 from edgellm.core.manifest import SCHEMA_VERSION, Artifact, Calibration, Manifest, ModelInfo
-from edgellm.core.scheme import SCHEMES
 from edgellm.device.host import Host
 from edgellm.errors import GateError
 from edgellm.runtime import engines
@@ -27,7 +26,7 @@ from edgellm.stages import package, verify
 from edgellm.stages.cache import Cache, Entry, key_of, versions
 from edgellm.stages.compare import compare
 from edgellm.stages.examples import predictions, raw_inputs, texts_in
-from edgellm.stages.judge import judge
+from edgellm.stages.judge import judge, judge_delegation
 from edgellm.stages.plan import Plan
 from edgellm.stages.produce import LABELLED, REFERENCE
 from edgellm.tasks import load_task
@@ -44,12 +43,11 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
     folder.mkdir()
     reference = entries[REFERENCE].folder
     lowered = {fmt: strict.read(Lowered, entries[fmt].value, fmt) for fmt in plan.formats}
-    for path in (
-        reference / TOKENIZER,
-        reference / GOLDEN,
-        *(entries[f].folder / name for f in plan.formats for name in (lowered[f].file, *lowered[f].more_files)),
-    ):
-        _link(path, folder / path.name)
+    for name in (TOKENIZER, GOLDEN):
+        _link(reference / name, folder / name)
+    for fmt in plan.formats:
+        for name in lowered[fmt].files:
+            _link(entries[fmt].folder / name, folder / name)
     said = [
         *plan.notes,
         *entries[REFERENCE].value["notes"],
@@ -57,12 +55,13 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
     ]
     notes = list(dict.fromkeys(said))  # formats may say the same
     manifest = _manifest(plan, lowered, notes, folder)
+    judge_delegation(manifest.artifacts, plan.max_fallback)
     _ensure_fit(plan, manifest, store, folder)
     measured = _measured(plan, manifest, store, folder, reference)
     artifacts = tuple(
         dataclasses.replace(
             artifact,
-            agreement=strict.read(Agreement, measured["agreement"][artifact.id], "gate"),
+            agreement=_agreement(measured["agreement"].get(artifact.id)),
             evaluation=_evaluation(measured["evaluation"].get(artifact.id)),
         )
         for artifact in manifest.artifacts
@@ -102,7 +101,7 @@ def _calibration(plan: Plan) -> Calibration | None:
     if not plan.calibration:
         return None
     digest = hashlib.sha256("\n".join(plan.calibration).encode()).hexdigest()
-    ranges = plan.ranges if any(SCHEMES[scheme].static for scheme in plan.schemes.values()) else None
+    ranges = plan.ranges if any(each.static for each in plan.precisions.values()) else None
     return Calibration(len(plan.calibration), digest, plan.own_calibration, ranges)
 
 
@@ -120,7 +119,7 @@ def _ensure_fit(plan: Plan, manifest: Manifest, store: Cache, folder: Path) -> N
             findings = {
                 name: errors(examine_artifact(folder / name, artifact.format, plan.target))
                 for artifact in manifest.artifacts
-                for name in artifact.files
+                for name in examined(artifact)
             }
             misfits = [
                 {"file": name, "message": " ".join(item.message for item in found), "hint": found[0].hint}
@@ -143,7 +142,7 @@ def _measured(plan: Plan, manifest: Manifest, store: Cache, folder: Path, refere
         options=strict.plain(manifest.task_options),
         labelled=strict.plain(plan.labelled),
         cpu=cpu_identity(),
-        engines=[engines.engine_version(fmt) for fmt in plan.formats],
+        engines=[engines.engine_version(a.format) for a in manifest.artifacts if engines.can_run(a)],
     )
     with store.locked(key):
         entry = store.get(key)
@@ -159,10 +158,11 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
     """Run golden and evaluation texts through every artifact in the worker that ships."""
     device = Host()
     golden = list(bundle.golden())
-    ran = {a.id: verify.run_cases(bundle, a, golden, device) for a in bundle.manifest.artifacts}
+    artifacts = [artifact for artifact in bundle.manifest.artifacts if engines.can_run(artifact)]
+    ran = {artifact.id: verify.run_cases(bundle, artifact, golden, device) for artifact in artifacts}
     agreement = {
         artifact.id: strict.plain(verify.agree(bundle, golden, ran[artifact.id].values, artifact, device))
-        for artifact in bundle.manifest.artifacts
+        for artifact in artifacts
     }
     evaluation: dict[str, object] = {}
     truncated = 0
@@ -173,7 +173,7 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
         shown = [" ".join(texts_in([example])) for example in examples]
         with (reference / LABELLED).open(encoding="utf-8") as lines:
             source = predictions(examples, map(json.loads, lines), task, options)
-        for artifact in bundle.manifest.artifacts:
+        for artifact in artifacts:
             answered = verify.run_inputs(bundle, artifact, inputs, device)
             got = predictions(examples, answered.values, task, options)
             truncated = answered.truncated  # by the tokenizer, so the same for all
@@ -184,12 +184,16 @@ def _measure(plan: Plan, bundle: Bundle, reference: Path) -> dict[str, Any]:
     return {"agreement": agreement, "evaluation": evaluation, "matrix": table, "truncated": truncated}
 
 
+def _agreement(data: object) -> Agreement | None:
+    return None if data is None else strict.read(Agreement, data, "gate")
+
+
 def _evaluation(data: object) -> Evaluation | None:
     return None if data is None else strict.read(Evaluation, data, "gate")
 
 
 def _artifact(plan: Plan, fmt: str, lowered: Lowered, folder: Path) -> Artifact:
-    scheme = plan.schemes[fmt]
+    scheme = plan.precisions[fmt].name
     return Artifact(
         id=f"{fmt}-{scheme}",
         format=fmt,
@@ -197,20 +201,21 @@ def _artifact(plan: Plan, fmt: str, lowered: Lowered, folder: Path) -> Artifact:
         more_files=lowered.more_files,
         sha256=sha256_file(folder / lowered.file),
         bytes=sum((folder / name).stat().st_size for name in (lowered.file, *lowered.more_files)),
+        reference=lowered.reference,
+        npu=lowered.npu,
         scheme=scheme,
         delegate=plan.target.delegates[fmt],
         signature=lowered.signature,
         session_options=lowered.session_options,
-        partitions=lowered.partitions,
-        delegated_ops=lowered.delegated_ops,
-        total_ops=lowered.total_ops,
+        delegation=lowered.delegation,
         contents=lowered.contents,
-        agreement=Agreement("", 0.0, 0.0, 0, "", ""),
+        agreement=None,
     )
 
 
 def _link(path: Path, link: Path) -> None:
     """Give a file a second name, or a copy where the file system has no links."""
+    link.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, link)
     except OSError:

@@ -17,13 +17,14 @@ def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: 
         GateError: one falls short; the message says by how much, on which text, and what to try.
 
     """
-    short = [a for a in artifacts if not a.agreement.mean >= min_agreement]
+    short = [a for a in artifacts if a.agreement and not a.agreement.mean >= min_agreement]
     dropped = [a for a in artifacts if a.evaluation and a.evaluation.drop.real and a.evaluation.drop.points > max_drop]
     if not short and not dropped:
         return
     lines = []
     for artifact in short:
         agreement = artifact.agreement
+        assert agreement is not None
         lines.append(
             f"{artifact.format} {artifact.scheme} agrees with the fp32 model by {agreement.mean:.4f} (mean "
             f"{agreement.metric} of {agreement.n} texts; the gate is {min_agreement:g}), worst "
@@ -47,10 +48,53 @@ def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: 
     raise GateError("\n".join(lines), hint=_advice(short or dropped))
 
 
+NPUS = ("coreml", "ethos-u", "htp", "vulkan")
+"""Delegates that are there for what multiplies matrices: what of it stays outside fails a build."""
+
+
+def judge_delegation(artifacts: Sequence[Artifact], most: float | None) -> None:
+    """Raise if too much of a graph stayed outside its delegate.
+
+    Args:
+        artifacts: with their delegations.
+        most: share that may stay outside, 0 to 1; None asks of NPUs that they take what multiplies matrices.
+
+    Raises:
+        GateError: more did; the message names each operator with its cause.
+
+    """
+    lines = []
+    for artifact in artifacts:
+        delegation = artifact.delegation
+        if delegation is None:
+            continue  # decided when it loads, which the report says
+        left = delegation.fallbacks
+        if most is None:
+            left = delegation.heavy if artifact.delegate in NPUS else ()
+        elif delegation.fallback_share <= most:
+            left = ()
+        if left:
+            shown = "; ".join(f"{each.count} {each.operator} ({each.cause})" for each in left[:5])
+            rest = f"; and {len(left) - 5} more kinds" if len(left) > 5 else ""
+            lines.append(
+                f"{artifact.id}: {delegation.fallback_share:.1%} of the {delegation.basis} stays outside {artifact.delegate}: "
+                f"{shown}{rest}."
+            )
+    if lines:
+        raise GateError(
+            "\n".join(lines), hint="Rewrite that part of the model, choose another target, or raise --max-fallback."
+        )
+
+
 def _advice(artifacts: Sequence[Artifact]) -> str:
     schemes = {artifact.scheme for artifact in artifacts}
     if "fp32" in schemes:
         return "fp32 should agree to rounding: the conversion itself is wrong; please report it."
+    if schemes & {"int4-dynamic", "int4-weight-only", "mixed"}:
+        return (
+            "\nTry --scheme mixed with 8 bits for the layers that lose most ('edgellm sensitivity' shows which), "
+            "--calibration with texts of your domain, or the --min-agreement that your product bears."
+        )
     if "int8-dynamic" in schemes:
         return "\nTry --scheme int8-weight-only, another --format, or --scheme fp32 to see whether quantizing is the cause."
     if "int8-static" in schemes:

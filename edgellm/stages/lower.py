@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from edgellm.backends import Lowered, Prepared, load_backend
 from edgellm.backends.calibrate import beyond
 from edgellm.backends.observe import one_thread
-from edgellm.core.scheme import SCHEMES
+from edgellm.backends.rounding import layers_of
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import Feeds, Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
@@ -32,7 +33,7 @@ _CHECKED = 8
 
 
 def lower(
-    source: SourceModel, fmt: str, scheme: str, target: Target, buckets: tuple[int, ...], folder: Path, *,
+    source: SourceModel, fmt: str, precisions: Precisions, target: Target, buckets: tuple[int, ...], folder: Path, *,
     calibration: Sequence[str] = (), ranges: str = "mse", golden: Sequence[object] = (),
 ) -> Lowered:  # fmt: skip
     """Write the artifact of one format into `folder`, tuned on calibration texts where the scheme has a use for them.
@@ -40,25 +41,39 @@ def lower(
     Golden inputs choose nothing: where they are given, a note says if ranges of the calibration texts don't hold them.
     """
     rewritten = prepare(source)
+    precisions.ensure_named(name for name, _ in layers_of(rewritten.module))
     notes: tuple[str, ...] = ()
     feeds = encode_texts(source, calibration, buckets[-1]) if calibration else []
-    if feeds and target.backend(fmt) in SCHEMES[scheme].equalized:
-        rewritten, notes = equalized(source, rewritten, feeds, fmt, buckets[-1])
+    if feeds:
+        rewritten, notes = equalized(source, rewritten, feeds, fmt, buckets[-1], precisions, target.backend(fmt))
     samples = [to_tensors(item) for item in feeds]
     if samples and golden:
         others = [to_tensors(item) for item in _encode(source, golden, buckets[-1])]
         notes = (*notes, *_unlike(beyond(rewritten.module, samples, others)))
     prepared = Prepared(rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask, samples, ranges)
-    lowered = load_backend(target.backend(fmt)).lower(prepared, scheme, target, folder)
+    lowered = load_backend(target.backend(fmt)).lower(prepared, precisions, target, folder)
     return dataclasses.replace(lowered, notes=(*notes, *lowered.notes))
 
 
 def equalized(
-    source: SourceModel, plain: Rewritten, feeds: Sequence[Feeds], fmt: str, max_tokens: int
+    source: SourceModel,
+    plain: Rewritten,
+    feeds: Sequence[Feeds],
+    fmt: str,
+    max_tokens: int,
+    precisions: Precisions,
+    backend: str,
 ) -> tuple[Rewritten, tuple[str, ...]]:
-    """Return the equalized module; or the plain one and a note, where a model does not bear it."""
+    """Return the equalized module; or the plain one and a note, where a model does not bear it.
+
+    Layers whose scheme in this format does not call for it stay as they are.
+    """
+    if not any(backend in scheme.equalized for scheme in precisions.schemes):
+        return plain, ()
     with one_thread():
-        changed = equalize(plain.module, [to_tensors(item) for item in feeds])
+        changed = equalize(
+            plain.module, [to_tensors(item) for item in feeds], lambda name: backend in precisions.of(name).equalized
+        )
         print(f"equalized {changed} places on {len(feeds)} calibration texts")
         again = prepare(source)
         try:

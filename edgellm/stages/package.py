@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 
 from edgellm.core import strict
-from edgellm.core.manifest import FileEntry, Manifest
+from edgellm.core.manifest import Artifact, FileEntry, Manifest
 from edgellm.errors import BundleError, UsageError
+from edgellm.runtime import engines
 from edgellm.runtime.bundle import CARD, MANIFEST, REPORTS, Bundle, sha256_file
 from edgellm.stages.cache import alive
 
@@ -82,7 +83,7 @@ def publish(folder: Path, out: Path) -> Bundle:
     out.parent.mkdir(parents=True, exist_ok=True)
     _recover(out)
     _sweep(out)
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     need = sum(path.stat().st_size for path in files)
     free = shutil.disk_usage(out.parent).free
     if need > free:
@@ -91,8 +92,10 @@ def publish(folder: Path, out: Path) -> Bundle:
     try:
         partial.chmod(0o777 & ~_umask())
         for path in files:
-            shutil.copyfile(path, partial / path.name)
-            _flush(partial / path.name)
+            copy = partial / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            _flush(copy)
         check_out(out)
         if out.exists() and any(out.iterdir()):
             _exchange(partial, out)
@@ -188,11 +191,11 @@ def notes_of(manifest: Manifest) -> list[str]:
 
 def _card(manifest: Manifest) -> str:
     rows = [
-        f"| `{a.file}` | {a.format} | {a.scheme} | {a.delegate} | {a.bytes / 1e6:.1f} | {a.agreement.mean:.4f} | "
-        f"{a.agreement.min:.4f} |"
+        f"| `{a.file}` | {a.format} | {a.scheme} | {a.delegate} | {a.bytes / 1e6:.1f} | "
+        + (f"{a.agreement.mean:.4f} | {a.agreement.min:.4f} |" if a.agreement else "not run | not run |")
         for a in manifest.artifacts
     ]
-    first = manifest.artifacts[0]
+    first = next((a for a in manifest.artifacts if engines.can_run(a)), None)
     tools = ", ".join(f"{name} {version}" for name, version in sorted(manifest.tools.items()))
     evaluated = [
         f"- {a.format}: {a.evaluation.metric} {a.evaluation.value:.4f} (fp32 source {a.evaluation.source:.4f}, "
@@ -211,22 +214,15 @@ def _card(manifest: Manifest) -> str:
             "| --- | --- | --- | --- | --- | --- | --- |",
             *rows,
             "",
-            f"Agreement is {first.agreement.metric} with the fp32 source model over {first.agreement.n} golden cases, from raw "
-            f"text, measured on {first.agreement.device}. It is no measurement on the target device: "
-            "`edgellm verify` makes one there, and `edgellm bench` measures latency.",
+            *_measured(manifest),
             *(["", *(f"- {note}" for note in notes_of(manifest))] if notes_of(manifest) else []),
             *(["", "On the labelled texts given to the build:", "", *evaluated] if evaluated else []),
             "",
-            "## How to run it",
-            "",
-            f"    pip install 'edgellm[{first.format}]'",
-            '    edgellm run . "some text"',
-            "",
-            "or in Python:",
-            "",
-            "    from edgellm.runtime import Session",
-            "",
-            f'    result = Session.open(".", format="{first.format}")("some text")',
+            *(
+                _how_to_run(first)
+                if first
+                else ["Nothing here runs on this kind of machine: an app's own runtime does."]
+            ),
             "",
             "## Where it comes from",
             "",
@@ -237,3 +233,31 @@ def _card(manifest: Manifest) -> str:
             "",
         ]
     )
+
+
+def _measured(manifest: Manifest) -> list[str]:
+    """Return what the agreements are, and on what they were measured."""
+    ran = [a.agreement for a in manifest.artifacts if a.agreement]
+    if not ran:
+        return ["No artifact was run: nothing on the build host runs them."]
+    devices = " and ".join(dict.fromkeys(agreement.device for agreement in ran))
+    return [
+        f"Agreement is {ran[0].metric} with the fp32 source model over {ran[0].n} golden cases, from raw "
+        f"text, measured on {devices}. It is no measurement on the target device: "
+        "`edgellm verify` makes one there, and `edgellm bench` measures latency."
+    ]
+
+
+def _how_to_run(artifact: Artifact) -> list[str]:
+    return [
+        "## How to run it",
+        "",
+        f"    pip install 'edgellm[{artifact.format}]'",
+        '    edgellm run . "some text"',
+        "",
+        "or in Python:",
+        "",
+        "    from edgellm.runtime import Session",
+        "",
+        f'    result = Session.open(".", format="{artifact.format}")("some text")',
+    ]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.backends import MIN_TOKENS, TOOLS
-from edgellm.core.scheme import FORMATS, RANGES, SCHEMES, resolve_schemes
+from edgellm.backends._vendor_sdks import ensure_sdk
+from edgellm.core.precision import Precisions, read_precisions
+from edgellm.core.scheme import FORMATS, MIXED, RANGES, resolve_schemes
 from edgellm.core.target import Target
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.runtime import engines
@@ -21,6 +23,7 @@ from edgellm.stages.source import Describe, SourceModel, read_source
 from edgellm.targets import load_target
 from edgellm.tasks import Example, load_task
 from edgellm.texts import default_texts
+from edgellm.toolchain import vela
 
 DEFAULT_LENGTHS = (16, 32, 64, 128)
 """Token counts that are served without padding to more, special tokens included."""
@@ -47,7 +50,7 @@ class Plan:
 
     Attributes:
         source, target, formats: what is built from what.
-        schemes: format to what is quantized how.
+        precisions: format to what is quantized how.
         buckets: token counts to serve, ascending.
         min_agreement: the gate.
         max_drop: points that the task's first metric may lose on labelled examples, unless that may be noise.
@@ -58,6 +61,8 @@ class Plan:
         labelled: examples with labels, for the task's own metric.
         out: the bundle's folder.
         corpus: what the vocabulary is to be trimmed by, before anything else; None leaves it whole.
+        max_fallback: share of the cost, or of the operators, that may stay outside the delegate; None where only NPUs are
+            asked to take what multiplies matrices.
         notes: what the user asked for and did not get in full.
 
     """
@@ -65,7 +70,7 @@ class Plan:
     source: SourceModel
     target: Target
     formats: tuple[str, ...]
-    schemes: dict[str, str]
+    precisions: dict[str, Precisions]
     buckets: tuple[int, ...]
     min_agreement: float
     max_drop: float
@@ -77,6 +82,7 @@ class Plan:
     corpus: texts.Corpus | None = None
     notes: tuple[str, ...] = ()
     ranges: str = "mse"
+    max_fallback: float | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -90,6 +96,7 @@ def resolve(
     golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
     vocab_from: str | os.PathLike[str] | None, describe: Describe,
+    layers: str | os.PathLike[str] | None = None, max_fallback: float | None = None,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
 
@@ -104,7 +111,9 @@ def resolve(
             raise UsageError(f"{option} is empty.", hint="Leave it out, or name something.")
     aim = load_target(target)
     chosen = _formats(aim, formats)
-    how = resolve_schemes(schemes, {fmt: aim.scheme_of(fmt) for fmt in chosen}, aim.delegates)
+    for fmt in chosen:
+        ensure_sdk(aim.delegates[fmt])
+    how = _precisions(schemes, layers, aim, chosen)
     if not 0 <= min_agreement <= 1:
         raise UsageError(f"--min-agreement is {min_agreement:g}; it goes from 0 to 1.")
     if max_drop is not None and (eval is None or not max_drop >= 0):
@@ -112,23 +121,28 @@ def resolve(
             "--max-drop has no use without --eval." if eval is None else f"--max-drop is {max_drop:g}; it is 0 or more."
         )
     samples = texts.read_calibration(Path(calibration)) if calibration is not None else default_texts("calibration")
-    calibrates = any(SCHEMES[how[fmt]].calibrates(aim.backend(fmt)) for fmt in chosen)
-    named = " and ".join(sorted(set(how.values())))
+    calibrates = any(how[fmt].calibrates(aim.backend(fmt)) for fmt in chosen)
+    named = " and ".join(sorted({each.name for each in how.values()}))
     if calibration is not None and not calibrates:
         raise UsageError(
             f"--calibration has no use: {named} in {', '.join(chosen)} runs no samples.", hint="Leave it out."
         )
     if ranges is not None and ranges not in RANGES:
         raise unknown("way to choose ranges", ranges, RANGES)
-    if ranges is not None and "int8-static" not in how.values():
+    if ranges is not None and not any(each.name != "a16w8" and each.static for each in how.values()):
         raise UsageError(
             f"--ranges has no use: {named} has no calibrated 8-bit ranges.", hint="Use --scheme int8-static."
         )
     corpus = texts.read_corpus(Path(vocab_from)) if vocab_from is not None else None
+    if max_fallback is not None and not 0 <= max_fallback <= 1:
+        raise UsageError(f"--max-fallback is {max_fallback:g}; it is a share, from 0 to 1.")
+    if aim.npu is not None:
+        vela.require()
     for fmt in chosen:
         versions(TOOLS[aim.backend(fmt)])
     for fmt in chosen:
-        engines.require(fmt)  # the gate runs every format here
+        if fmt in engines.engine_names():
+            engines.require(fmt)  # the gate runs it here
     if out is not None:
         package.check_out(Path(out))
     source = read_source(model, task=task, tokenizer=tokenizer, pooling=pooling, describe=describe)
@@ -160,9 +174,33 @@ def resolve(
         source, aim, chosen, how, buckets, min_agreement,
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(checked, source.options)),
-        labelled=tuple(labelled), out=place, corpus=corpus, ranges=ranges or next(iter(RANGES)),
+        labelled=tuple(labelled), out=place, corpus=corpus, max_fallback=max_fallback,
+        ranges=ranges or next(iter(RANGES)),
         notes=(*((f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else ()), *notes),
     )  # fmt: skip
+
+
+def _precisions(
+    asked: Sequence[str], layers: str | os.PathLike[str] | None, aim: Target, formats: tuple[str, ...]
+) -> dict[str, Precisions]:
+    """Return the scheme of each layer in each format, checked against its backend."""
+    backends = {fmt: aim.backend(fmt) for fmt in formats}
+    if layers is not None and not asked:
+        asked = [MIXED]
+    names = resolve_schemes(asked, {fmt: aim.scheme_of(fmt) for fmt in formats}, backends)
+    mixed = [fmt for fmt, name in names.items() if name == MIXED]
+    if layers is not None and not mixed:
+        raise UsageError(f"--layers has no use with --scheme {' '.join(asked)}.", hint=f"Use --scheme {MIXED}.")
+    if layers is None and mixed:
+        raise UsageError(
+            f"--scheme {MIXED} needs --layers FILE, which says the scheme of each layer.",
+            hint='It holds: default = "int8-dynamic", and [layers] with "NAME" = "SCHEME".',
+        )
+    own = None if layers is None else read_precisions(layers)
+    precisions = {fmt: own if own and name == MIXED else Precisions(name) for fmt, name in names.items()}
+    for fmt in mixed:
+        precisions[fmt].ensure_expressed(fmt, backends)
+    return precisions
 
 
 def _golden(path: str | os.PathLike[str] | None, cases: int) -> tuple[list[str], tuple[str, ...]]:

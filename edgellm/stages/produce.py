@@ -13,7 +13,7 @@ from typing import Any
 
 from edgellm.backends import TOOLS
 from edgellm.core import strict
-from edgellm.core.scheme import SCHEMES
+from edgellm.core.scheme import PORTABLE
 from edgellm.core.target import Target
 from edgellm.runtime.machine import cpu_identity
 from edgellm.stages.cache import Cache, Entry, key_of
@@ -31,7 +31,7 @@ LABELLED = "labelled.jsonl"
 _COMPARED = 96
 """Golden inputs at most that a static scheme's calibration texts are compared with."""
 
-_LONGEST_FIRST = ("executorch", "tflite", REFERENCE, "qnn", "onnx")
+_LONGEST_FIRST = ("executorch", "tflite", REFERENCE, "qnn", "mlpackage", "onnx")
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,16 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
     }
     source = strict.plain(plan.source)
     for fmt in plan.formats:
-        scheme, backend = SCHEMES[plan.schemes[fmt]], plan.target.backend(fmt)
+        precisions, backend = plan.precisions[fmt], plan.target.backend(fmt)
         facts = {
             "format": fmt,
-            "scheme": scheme.name,
+            "scheme": precisions.default,
+            "layers": precisions.layers,
             "buckets": plan.buckets,
             "target": strict.plain(_lowering(plan, fmt)),
-            "calibration": plan.calibration if scheme.calibrates(backend) else (),
-            "ranges": plan.ranges if scheme.static else "",
-            "golden": _spread(plan.golden) if scheme.static else (),
+            "calibration": plan.calibration if precisions.calibrates(backend) else (),
+            "ranges": plan.ranges if precisions.static else "",
+            "golden": _spread(plan.golden) if precisions.static else (),
         }
         # What is tuned on texts depends on fp32 sums, as the reference does.
         cpu = cpu_identity() if facts["calibration"] else ""
@@ -173,8 +174,10 @@ def _label(name: str) -> str:
 
 def _lowering(plan: Plan, fmt: str) -> Target:
     """Return the target without what lowering to a format does not see, so that targets share artifacts."""
+    backend = plan.target.backend(fmt)
     return dataclasses.replace(
-        plan.target, name="", summary="", tier=1, arch="aarch64", abi="", cpu="", cpu_features=(), toolchain="",
+        plan.target, name="", summary="", tier=1, arch="aarch64", cpu="", cpu_features=(), toolchain="",
         runtimes={}, page_bytes=4096, devices=(), formats=(fmt,), scheme="fp32", schemes={}, seq_len=(),
         delegates={fmt: plan.target.delegates[fmt]}, htp=plan.target.htp if fmt == "qnn" else None,
+        npu=plan.target.npu, abi="" if backend in PORTABLE else plan.target.abi,
     )  # fmt: skip

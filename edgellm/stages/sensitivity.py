@@ -9,8 +9,9 @@ where they have static ranges, ONNX leaves what linears write in fp32.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgellm.backends._tflite_quantize import grouped
 from edgellm.backends.calibrate import calibrate, on_input, rounded_weight
 from edgellm.backends.observe import Samples, called, linear, looked_up_by, one_thread
+from edgellm.backends.rounding import MIN_ROWS, layers_of, round_weights
+from edgellm.core.precision import Precisions
 from edgellm.core.scheme import SCHEMES
 from edgellm.core.sensitivity import Loss, Part, Sensitivity
 from edgellm.core.signature import Outputs, Signature
@@ -37,9 +41,6 @@ from edgellm.tasks import Encoding, load_task
 
 EVERY = 3
 """Every third text is measured on; the others choose."""
-
-_MIN_ROWS = 64
-"""Embedding tables with fewer rows stay fp32 in every format."""
 
 _MEASURED = 64
 """Texts at most that are measured on: each runs through the model twice for each part."""
@@ -71,7 +72,7 @@ def measure(
         module = _prepared(source, scheme, fmt, chosen, max_tokens)
         samples = [to_tensors(item) for item in encode_texts(source, chosen, max_tokens)]
         switches = list(_install(module, samples, scheme, fmt, ranges, active))
-        weights = _weights(module, switches)
+        weights = _weights(module, switches, _rounding(module, samples, scheme, fmt))
         _, left = called(module, samples[0])
 
         def loss(part: Iterable[Switch]) -> Loss:
@@ -105,7 +106,7 @@ def _prepared(source: SourceModel, scheme: str, fmt: str, chosen: Sequence[str],
     rewritten = prepare(source)
     if fmt in SCHEMES[scheme].equalized:
         feeds = encode_texts(source, chosen, max_tokens)
-        rewritten, _ = equalized(source, rewritten, feeds, fmt, max_tokens)
+        rewritten, _ = equalized(source, rewritten, feeds, fmt, max_tokens, Precisions(scheme), fmt)
     return rewritten.module
 
 
@@ -122,7 +123,7 @@ def _install(
     if SCHEMES[scheme].static:
         calibrate(module, samples, method=ranges, signed=fmt != "onnx", outputs=fmt != "onnx", when=when)
         kinds = ["weights", "inputs"] if fmt == "onnx" else ["weights", "inputs", "outputs"]
-    elif scheme == "int8-dynamic":
+    elif scheme in ("int8-dynamic", "int4-dynamic"):
         for name in names:
             on_input(linear(module, name), _per_tensor if fmt == "onnx" else _per_token, partial(when, name, "inputs"))
         kinds = ["weights", "inputs"]
@@ -130,7 +131,7 @@ def _install(
         kinds = ["weights"]
     yield from ((name, kind) for name in names for kind in kinds)
     for name, table in list(module.named_modules()):
-        if table in looked_up and isinstance(table, nn.Embedding) and table.num_embeddings >= _MIN_ROWS:
+        if table in looked_up and isinstance(table, nn.Embedding) and table.num_embeddings >= MIN_ROWS:
             yield name, "tables"
 
 
@@ -144,13 +145,29 @@ class _Weight:
     switches: set[Switch]
 
 
-def _weights(module: nn.Module, switches: Iterable[Switch]) -> list[_Weight]:
+Rounding = Callable[[str, torch.Tensor], torch.Tensor]
+"""Takes the name and the weight of a layer, and returns the weight as a scheme rounds it."""
+
+
+def _rounding(module: nn.Module, samples: Samples, scheme: str, fmt: str) -> Rounding:
+    bits = SCHEMES[scheme].bits
+    if bits == 16:
+        return lambda name, weight: weight.half().float()
+    if bits == 8:
+        return lambda name, weight: rounded_weight(weight)
+    coarse = copy.deepcopy(module)
+    round_weights(coarse, Precisions(scheme), samples, grouped if fmt == "tflite" else None)
+    fitted = {name: child.weight.data for name, child in layers_of(coarse)}
+    return lambda name, weight: fitted[name]
+
+
+def _weights(module: nn.Module, switches: Iterable[Switch], rounding: Rounding) -> list[_Weight]:
     found: dict[int, _Weight] = {}
     for switch in switches:
         owner = module.get_submodule(switch[0])
         if switch[1] in ("weights", "tables") and isinstance(owner, (nn.Linear, nn.Embedding)):
             plain = owner.weight.data
-            each = found.setdefault(id(owner.weight), _Weight(owner, plain, rounded_weight(plain), set()))
+            each = found.setdefault(id(owner.weight), _Weight(owner, plain, rounding(switch[0], plain), set()))
             each.switches.add(switch)
     return list(found.values())
 

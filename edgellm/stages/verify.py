@@ -128,7 +128,7 @@ def verify_on(
     if HOST not in {device.name for device in devices}:
         everywhere.insert(0, Host())
     runs = set(everywhere[0].formats).intersection(*(device.formats for device in everywhere))
-    chosen = list(named.values()) or [a for a in bundle.manifest.artifacts if a.format in runs]
+    chosen = list(named.values()) or [a for a in bundle.manifest.artifacts if a.format in runs and engines.can_run(a)]
     never = sorted({artifact.format for artifact in chosen} - runs)
     if never or not chosen:
         raise UsageError(
@@ -170,7 +170,7 @@ def _verification(
         agreement = agree(bundle, golden, mine.values, artifact, device)
         against = {
             other.name: _compare(
-                bundle, golden, ran[other.name, artifact.id].values, mine.values, describe(device, artifact.format)
+                bundle, golden, ran[other.name, artifact.id].values, mine.values, describe(device, artifact)
             )
             for other in devices
             if other.name != device.name
@@ -254,7 +254,7 @@ def agree(
     bundle: Bundle, golden: Sequence[GoldenCase], values: Sequence[object], artifact: Artifact, device: Device
 ) -> Agreement:
     """Return the agreement of an artifact's answers with the golden cases."""
-    return _compare(bundle, golden, [case.value for case in golden], values, describe(device, artifact.format))
+    return _compare(bundle, golden, [case.value for case in golden], values, describe(device, artifact))
 
 
 def _compare(
@@ -276,11 +276,13 @@ def matrix(bundle: Bundle, golden: Sequence[GoldenCase], ran: dict[str, Ran]) ->
     return AgreementMatrix(tuple(columns), values)
 
 
-def describe(device: Device, fmt: str) -> str:
-    """Return what an agreement of a format's artifact says it was measured on."""
+def describe(device: Device, artifact: Artifact) -> str:
+    """Return what an artifact's agreement says it was measured on."""
     import platform
 
-    if device.name == HOST and engines.emulates(fmt):
+    if artifact.reference:
+        return f"{artifact.reference}, which has the same integers, on {device.name} ({platform.machine()})"
+    if device.name == HOST and engines.emulates(artifact):
         return f"the NPU vendor's emulation on the {device.name} ({platform.machine()})"
     return f"{device.name} ({platform.machine()})" if device.name == HOST else device.name
 

@@ -23,7 +23,7 @@ from edgellm.toolchain import downloads, packages
 from edgellm.toolchain.downloads import Report
 from edgellm.toolchain.unpack import unpack_wheel
 
-SETUP = "python -m edgellm.toolchain.vela"
+SETUP = "edgellm device setup vela"
 """The command that makes Vela ready."""
 
 _TIMEOUT_S = 900
@@ -54,6 +54,21 @@ def version() -> str:
 def folder() -> Path:
     """Return where the pinned wheels are unpacked; another lock is another folder."""
     return cache_dir() / "vela" / f"{version()}-{hashlib.sha256(_requirements().encode()).hexdigest()[:12]}"
+
+
+def require() -> Path:
+    """Return the folder of a finished setup.
+
+    Raises:
+        MissingDependencyError: there is none.
+
+    """
+    where = folder()
+    if not where.is_dir():
+        raise MissingDependencyError(
+            f"Building for Ethos-U needs Vela {version()}, Arm's compiler.", hint=f"Install it with: {SETUP}"
+        )
+    return where
 
 
 def setup(report: Report | None = None) -> Path:
@@ -95,11 +110,7 @@ def compile_model(model: Path, accelerator: Accelerator, out: Path, on_cpu: Sequ
         EdgellmError: it wrote no summary.
 
     """
-    where = folder()
-    if not where.is_dir():
-        raise MissingDependencyError(
-            f"Building for {accelerator.name} needs Vela {version()}, Arm's compiler.", hint=f"Install it with: {SETUP}"
-        )
+    where = require()
     command = [
         # -S: no site-packages; what PYTHONPATH names is all that there is.
         sys.executable, "-S", "-m", "ethosu.vela", str(model), "--output-dir", str(out), "--show-cpu-operations",
@@ -134,16 +145,3 @@ def _failed(said: str, model: Path, accelerator: Accelerator) -> EdgellmError:
 
 def _requirements() -> str:
     return (shipped("toolchains") / "vela" / "requirements.txt").read_text(encoding="utf-8")
-
-
-def _main() -> int:
-    try:
-        print(f"Vela {version()} is ready in {setup()}")
-    except EdgellmError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

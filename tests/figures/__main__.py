@@ -1,6 +1,6 @@
 """`python -m tests.figures`: measure every figure of the README and print it, with what it was measured on.
 
---only agreement,speed,static,build,import    some of them
+--only agreement,speed,static,schemes,build,import    some of them
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 import edgellm
 from edgellm.benchmark import bench
 from edgellm.cli.render import columns
+from edgellm.core.precision import MIXED
+from edgellm.core.scheme import FORMATS, SCHEMES
 from edgellm.device.host import Host
 from edgellm.runtime.bundle import Bundle
 from edgellm.runtime.machine import machine
@@ -26,7 +28,10 @@ from edgellm.runtime.machine import machine
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 """50 varied texts that nothing was chosen with."""
 
-PARTS = ("agreement", "speed", "static", "build", "import")
+PARTS = ("agreement", "speed", "static", "schemes", "build", "import")
+
+LAYERS = Path(__file__).with_name("layers.toml")
+"""The layers of the figure for the scheme "mixed"."""
 
 
 def main() -> None:
@@ -49,8 +54,31 @@ def main() -> None:
                 static = edgellm.build(target="linux-x86_64", scheme="int8-static", out=Path(folder) / "static")
                 print_agreement(static)
                 print_against(static, int8)
+        if "schemes" in only:
+            print_schemes(Path(folder))
         if "import" in only:
             print_import()
+
+
+def print_schemes(folder: Path) -> None:
+    """Print for each scheme and format: agreement, size, and time against fp32 of the same format."""
+    bundles = {}
+    for name in (*SCHEMES, MIXED):
+        formats = [fmt for fmt in FORMATS if name == MIXED or fmt not in SCHEMES[name].refused]
+        bundles[name] = edgellm.build(
+            target="linux-x86_64", scheme=name, layers=LAYERS if name == MIXED else None, formats=formats, min_agreement=0.0,
+            out=folder / f"scheme-{name}",
+        )  # fmt: skip
+        print_agreement(bundles[name])
+    result = bench(tuple(bundles.values()), Host(), runs=50, tokens=(10, 128))
+    p50 = {(r.id, r.tokens): r.p50_ms for r in result.records}
+    rows = [
+        (a.id, *(f"{p50[a.id, tokens] / p50[f'{a.format}-fp32', tokens]:.2f}" for tokens in (10, 128)))
+        for bundle in bundles.values()
+        for a in bundle.manifest.artifacts
+    ]
+    print("Time against fp32 of the same format, 1 thread, p50 of 50 runs, all artifacts interleaved")
+    print(columns(("artifact", "10 tokens", "128 tokens"), rows), end="\n\n")
 
 
 def print_agreement(bundle: Bundle) -> None:

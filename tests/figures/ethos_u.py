@@ -23,6 +23,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from edgellm.cli.render import columns
+from edgellm.core.precision import Precisions
+from edgellm.core.target import EthosU
 from edgellm.texts import default_texts
 from edgellm.toolchain import vela
 
@@ -67,7 +69,7 @@ def main() -> None:
 def measure(model: str | None, accelerator: str, tokens: int, count: int) -> dict[str, Any]:
     """Return agreement of the reference and Vela's figures."""
     from edgellm.backends import Prepared
-    from edgellm.backends._ethos_u import lower
+    from edgellm.backends.tflite_ethos_u import lower
     from edgellm.stages.faithful import to_tensors
     from edgellm.stages.lower import encode_texts
     from edgellm.stages.prepare import prepare, reference
@@ -84,16 +86,17 @@ def measure(model: str | None, accelerator: str, tokens: int, count: int) -> dic
     feeds = encode_texts(source, texts, tokens)
     module = reference(source)
     expected = [module(**to_tensors(item)).detach().numpy().ravel() for item in feeds]
-    target: Any = SimpleNamespace(name=accelerator, delegates={"tflite": accelerator})
+    target: Any = SimpleNamespace(npu=EthosU(accelerator))
     with tempfile.TemporaryDirectory() as folder:
-        made = lower(prepared, "a16w8", target, Path(folder))
+        made = lower(prepared, Precisions("a16w8"), target, Path(folder))
+        assert made.npu is not None
         got = run(Path(folder) / made.reference, source, feeds, tokens)
     scores = [cosine(a, b) for a, b in zip(expected, got, strict=True)]
-    report = dataclasses.asdict(made.report)
+    report = dataclasses.asdict(made.npu)
     where = report.pop("accelerator")
     return {
         **report, "accelerator": where["name"], "system": where["system"], "memory_mode": where["memory_mode"],
-        "cpu_operators": [item.operator for item in made.report.cpu_operators], "texts": len(texts), "tokens": tokens,
+        "cpu_operators": [item.operator for item in made.npu.cpu_operators], "texts": len(texts), "tokens": tokens,
         "mean": statistics.fmean(scores), "min": min(scores), "worst": min(zip(scores, texts, strict=True))[1],
     }  # fmt: skip
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import ROOT
+from edgellm.runtime import Bundle
+
+from .conftest import ROOT, edgellm
 
 pytestmark = pytest.mark.integration
 
@@ -72,3 +74,34 @@ def test_minilm_on_ethos_u85_agrees() -> None:
     assert found["texts"] == 50
     assert found["mean"] >= 0.97
     assert set(found["cpu_operators"]) <= AT_THE_BORDER
+
+
+def test_a_build_ships_the_reference_that_was_gated_beside_what_vela_compiled(
+    model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run("tests.ethos_u", "plain")  # sets Vela up
+    done = edgellm(
+        "build",
+        str(model("encoder")),
+        "--target",
+        "ethos-u85-512",
+        "--seq-len",
+        "16",
+        "--quiet",
+        "--out",
+        str(tmp_path / "b"),
+    )
+    assert done.returncode == 0, done.stderr
+    bundle = Bundle.open(tmp_path / "b")
+    (artifact,) = bundle.manifest.artifacts
+    assert (artifact.deployed, artifact.reference) == (("model-a16w8_vela.tflite",), "model-a16w8.tflite")
+    assert artifact.agreement is not None
+    assert artifact.agreement.device.startswith("model-a16w8.tflite, which has the same integers, on host")
+    assert artifact.npu is not None
+    assert artifact.npu.estimated_ms > 0
+    done = edgellm("run", str(bundle.path), "hello")
+    assert "not the ethos-u itself, but what stands for it here" in done.stdout
+    done = edgellm("bench", str(bundle.path))
+    assert (done.returncode, "has no latency here" in done.stderr) == (2, True)
+    done = edgellm("inspect", str(bundle.path))
+    assert "estimated by Vela" in done.stdout

@@ -14,7 +14,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from edgellm import plugins
 from edgellm.core.manifest import Artifact
-from edgellm.core.scheme import FORMATS
+from edgellm.core.scheme import DELEGATES, FORMATS
 from edgellm.core.signature import Feeds, Outputs
 from edgellm.errors import MissingDependencyError, UsageError, unknown
 
@@ -128,9 +128,21 @@ def installed_package(fmt: str) -> str | None:
     return None
 
 
-def emulates(fmt: str) -> bool:
-    """Tell whether a format's engine is, on this machine, the vendor's emulation of an NPU: its times mean nothing."""
-    return load_engine(fmt).EMULATES
+def can_run(artifact: Artifact) -> bool:
+    """Tell whether edgellm runs an artifact at all, here or elsewhere: its engine, with the delegate that it was made for.
+
+    Core ML's, Vulkan's and other NPUs' artifacts are for an app's own runtime; some come with a file that stands for them.
+    """
+    own = artifact.format in engine_names() and artifact.delegate == DELEGATES[artifact.format]
+    return own or bool(artifact.reference)
+
+
+def emulates(artifact: Artifact) -> bool:
+    """Tell whether, on this machine, something stands for the NPU that an artifact is for, so that times mean nothing.
+
+    The vendor's emulation, or a file with the same integers.
+    """
+    return bool(artifact.reference) or load_engine(artifact.format).EMULATES
 
 
 def require(fmt: str) -> str:

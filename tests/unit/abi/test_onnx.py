@@ -147,6 +147,14 @@ def test_contrib_operators_are_a_warning(tmp_path: Path) -> None:
     assert (problem.level, problem.message[:8]) == ("warning", "FastGelu")
 
 
+@pytest.mark.parametrize(("oldest", "level"), [(">=1.17", None), (">=1.16", "error")])
+def test_int4_matmuls_need_a_runtime_that_has_them(tmp_path: Path, oldest: str, level: str | None) -> None:
+    node = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft")
+    path = write(tmp_path / "m.onnx", [node], opsets=[("", 19), ("com.microsoft", 1)])
+    found = problems(path, dataclasses.replace(PI, runtimes={**PI.runtimes, "onnxruntime": oldest}))
+    assert (found["operators"].level if "operators" in found else None) == level
+
+
 @pytest.mark.parametrize(
     ("largest", "features", "level"),
     [(127, ("avx2",), "warning"), (64, ("avx2",), None), (127, ("avx2", "avx_vnni"), "ok"), (127, ("amx_int8",), "ok")],

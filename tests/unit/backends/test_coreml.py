@@ -11,9 +11,10 @@ import torch
 
 from edgellm.abi.coreml_package import Feature, Package, Weight, read_package
 from edgellm.backends import Lowered
-from edgellm.backends._coreml import NOT_RUN, ensure_interface, lower
 from edgellm.backends._coreml_evaluate import evaluate
 from edgellm.backends._coreml_package import ensure_package, served
+from edgellm.backends.mlpackage import NOT_RUN, ensure_interface, lower
+from edgellm.core.precision import Precisions
 from edgellm.errors import EdgellmError, InputError, UsageError
 from tests.unit.backends.tiny_bert import ANDROID, IOS, WIDTH, Refused, of, tiny_bert
 
@@ -27,23 +28,23 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Lowered]:
     folder = tmp_path_factory.mktemp("fp16")
-    return folder, lower(tiny_bert(*BUCKETS), "fp16", IOS, folder)
+    return folder, lower(tiny_bert(*BUCKETS), Precisions("fp16"), IOS, folder)
 
 
 @pytest.fixture(scope="module")
 def package(half: tuple[Path, Lowered]) -> Package:
-    return read_package(half[0] / half[1].file)
+    return read_package((half[0] / half[1].file).parent)
 
 
 def test_the_package_takes_every_bucket_and_computes_in_half_precision(
     half: tuple[Path, Lowered], package: Package
 ) -> None:
     lowered = half[1]
-    assert lowered.file == "model-fp16.mlpackage"
+    assert lowered.file == "model-fp16.mlpackage/Manifest.json"
+    assert {path.relative_to(half[0]).as_posix() for path in half[0].rglob("*") if path.is_file()} == set(lowered.files)
     assert [each.dtype for each in lowered.signature.inputs] == ["int32"] * 3
     assert lowered.signature.buckets == BUCKETS
-    assert lowered.partitions is None
-    assert lowered.delegated_ops is None
+    assert lowered.delegation is None
     assert lowered.notes == (NOT_RUN,)
     assert package.specification == 9
     assert {each.name: set(each.shapes) for each in package.inputs} == {
@@ -59,22 +60,22 @@ def test_the_package_takes_every_bucket_and_computes_in_half_precision(
 
 
 def test_the_same_model_gives_the_same_bytes(half: tuple[Path, Lowered], tmp_path: Path) -> None:
-    lower(tiny_bert(*BUCKETS), "fp16", IOS, tmp_path)
+    lower(tiny_bert(*BUCKETS), Precisions("fp16"), IOS, tmp_path)
     assert contents(tmp_path) == contents(half[0])
 
 
 def test_coremltools_reads_what_was_written(half: tuple[Path, Lowered]) -> None:
     import coremltools as ct
 
-    model = ct.models.MLModel(str(half[0] / half[1].file), skip_model_load=True)
+    model = ct.models.MLModel(str((half[0] / half[1].file).parent), skip_model_load=True)
     spec = model.get_spec()
     assert [each.name for each in spec.description.output] == ["embedding"]
     assert "com.github.apple.coremltools.conversion_date" not in spec.description.metadata.userDefined
 
 
 def test_weights_become_int8_and_the_rest_stays(tmp_path: Path, package: Package) -> None:
-    lowered = lower(tiny_bert(*BUCKETS), "int8-weight-only", IOS, tmp_path)
-    quantized = read_package(tmp_path / lowered.file)
+    lowered = lower(tiny_bert(*BUCKETS), Precisions("int8-weight-only"), IOS, tmp_path)
+    quantized = read_package((tmp_path / lowered.file).parent)
     assert quantized.results["float16"] == package.results["float16"]
     large = {each.dtype for each in quantized.weights if each.elements >= 2048}
     assert large == {"int8"}
@@ -83,10 +84,10 @@ def test_weights_become_int8_and_the_rest_stays(tmp_path: Path, package: Package
 
 def test_below_ios_18_there_is_one_shape_and_a_note(tmp_path: Path) -> None:
     target = of(IOS, abi="ios-17.0")
-    lowered = lower(tiny_bert(*BUCKETS), "fp16", target, tmp_path)
+    lowered = lower(tiny_bert(*BUCKETS), Precisions("fp16"), target, tmp_path)
     assert lowered.signature.buckets == (16,)
     assert "padded to 16 tokens" in lowered.notes[0]
-    found = read_package(tmp_path / lowered.file)
+    found = read_package((tmp_path / lowered.file).parent)
     assert found.specification == 8
     assert found.inputs[0].shapes == ((1, 16),)
     assert found.unknown_sizes == 0
@@ -95,15 +96,15 @@ def test_below_ios_18_there_is_one_shape_and_a_note(tmp_path: Path) -> None:
 
 def test_what_the_target_or_scheme_rules_out_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"coreml can't express fp32.*Use --scheme fp16 or int8-weight-only"):
-        lower(tiny_bert(8), "fp32", IOS, tmp_path)
+        lower(tiny_bert(8), Precisions("fp32"), IOS, tmp_path)
     for target in (ANDROID, of(IOS, abi="ios-15.0")):
         with pytest.raises(UsageError, match="for iOS 17 and newer, and the abi of"):
-            lower(tiny_bert(8), "fp16", target, tmp_path)
+            lower(tiny_bert(8), Precisions("fp16"), target, tmp_path)
 
 
 def test_an_operator_that_core_ml_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"Core ML can't express aten.erfinv, which .* uses.*Other formats may"):
-        lower(tiny_bert(8, then=Refused()), "fp16", IOS, tmp_path)
+        lower(tiny_bert(8, then=Refused()), Precisions("fp16"), IOS, tmp_path)
 
 
 def test_planted_faults_of_precision_are_found(package: Package) -> None:
@@ -137,15 +138,15 @@ def test_planted_faults_of_the_interface_are_found(package: Package) -> None:
 @pytest.mark.parametrize(("scheme", "least"), [("fp16", 0.99999), ("int8-weight-only", 0.999)])
 def test_the_file_computes_what_the_module_does(scheme: str, least: float, tmp_path: Path) -> None:
     prepared = tiny_bert(*BUCKETS)
-    lowered = lower(prepared, scheme, IOS, tmp_path)
+    lowered = lower(prepared, Precisions(scheme), IOS, tmp_path)
     for tokens, real in ((8, 5), (16, 16)):
         feeds = {
             "input_ids": np.arange(7, 7 + tokens, dtype=np.int32)[None],
             "attention_mask": (np.arange(tokens) < real).astype(np.int32)[None],
             "token_type_ids": np.zeros((1, tokens), np.int32),
         }
-        found = evaluate(tmp_path / lowered.file, feeds)["embedding"]
+        found = evaluate((tmp_path / lowered.file).parent, feeds)["embedding"]
         expected = prepared.module(**{name: torch.from_numpy(item).long() for name, item in feeds.items()}).numpy()
         assert float((found * expected).sum() / np.linalg.norm(found)) > least
-        other = evaluate(tmp_path / lowered.file, {**feeds, "input_ids": feeds["input_ids"] + 50})["embedding"]
+        other = evaluate((tmp_path / lowered.file).parent, {**feeds, "input_ids": feeds["input_ids"] + 50})["embedding"]
         assert float((other * expected).sum() / np.linalg.norm(other)) < least

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgellm.backends._ethos_u import ensure_on_npu
 from edgellm.backends._ethos_u_graph import restate
+from edgellm.backends.tflite_ethos_u import ensure_on_npu
 from edgellm.core.npu import Accelerator, CpuOperator, NpuReport
 from edgellm.errors import GateError
 

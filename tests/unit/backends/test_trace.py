@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from edgellm.backends import Prepared
-from edgellm.backends.executorch import _LayerNorm, _quantize_linears, _restate_layer_norms
+from edgellm.backends._executorch_quantize import quantize_linears
+from edgellm.backends.executorch import _LayerNorm, _restate_layer_norms
 from edgellm.backends.observe import looked_up_by
 from edgellm.backends.trace import MIN_TOKENS, clamp_constants, example, trace, trace_static
 from edgellm.core.manifest import TaskOptions
@@ -284,6 +285,6 @@ def test_linears_that_torchao_leaves_alone_stay_so() -> None:
     module = Attending().eval().requires_grad_(False)
     x = torch.randn(1, 5, 32)
     expected = module(x)
-    _quantize_linears(module, set())
+    quantize_linears(module, set())
     assert type(module.out.weight) is not nn.Parameter
     assert float((module(x) - expected).abs().max()) < 0.05

@@ -125,7 +125,8 @@ def test_doctor(ask: Any) -> None:
     assert data["ok"] is True
     assert {p["name"] for p in data["packages"]} >= {"numpy", "tokenizers", "click", "torch", "onnxruntime"}
     assert [(f["format"], f["can_build"], f["missing"]) for f in data["formats"]] == [
-        ("executorch", True, []), ("onnx", True, []), ("tflite", True, []),
+        ("executorch", True, []), ("executorch-coreml", True, []), ("executorch-vulkan", True, []), ("mlpackage", True, []),
+        ("onnx", True, []), ("qnn", True, []), ("tflite", True, []), ("tflite-ethos-u", True, []),
     ]  # fmt: skip
 
 

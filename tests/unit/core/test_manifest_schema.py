@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from edgellm.core import agreement, evaluation, manifest, signature, strict
+from edgellm.core import agreement, delegation, evaluation, manifest, npu, signature, strict
 from edgellm.core.evaluation import Drop, Evaluation, Flip
 from edgellm.core.manifest import SCHEMA_VERSION, Manifest
 from edgellm.errors import BundleError
@@ -26,7 +26,7 @@ SCHEMA: dict[str, Any] = json.loads(resources.files("edgellm.core").joinpath("ma
 VALIDATOR = Draft202012Validator(SCHEMA)
 CLASSES = {
     name: cls
-    for module in (agreement, evaluation, manifest, signature)
+    for module in (agreement, delegation, evaluation, manifest, npu, signature)
     for name, cls in vars(module).items()
     if dataclasses.is_dataclass(cls) and isinstance(cls, type)
 }
@@ -144,7 +144,9 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "artifact that climbs": _set("artifacts", 0, "file", to="../model.onnx"),
     "session options as list": _set("artifacts", 0, "session_options", to=[]),
     "number as session option": _set("artifacts", 0, "session_options", to={"threads": 1}),
-    "partitions as text": _set("artifacts", 0, "partitions", to="1"),
+    "partitions as text": _set("artifacts", 0, "delegation", "partitions", to="1"),
+    "a fallback without a cause": _drop("artifacts", 0, "delegation", "fallbacks", 0, "cause"),
+    "a reference that climbs": _set("artifacts", 0, "reference", to="../x"),
     "null in a shape": _set("artifacts", 0, "signature", "inputs", 0, "shape", to=[1, None]),
     "bucket as text": _set("artifacts", 0, "signature", "buckets", to=["16"]),
     "no inputs": _drop("artifacts", 0, "signature", "inputs"),

@@ -10,10 +10,11 @@ from edgellm.errors import UsageError
 
 
 def resolve(*asked: str, formats: tuple[str, ...] = PORTABLE) -> dict[str, str]:
-    return resolve_schemes(asked, dict.fromkeys(formats, "fp32" if "qnn" not in formats else "int8-static"), DELEGATES)
+    defaults = dict.fromkeys(formats, "fp32" if "qnn" not in formats else "int8-static")
+    return resolve_schemes(asked, defaults, {fmt: fmt for fmt in formats})
 
 
-@pytest.mark.parametrize("name", ["fp32", "int8-dynamic", "int8-static"])
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8-dynamic", "int8-static", "int4-dynamic"])
 def test_schemes_that_every_portable_format_expresses(name: str) -> None:
     assert resolve(name) == dict.fromkeys(PORTABLE, name)
 
@@ -22,14 +23,15 @@ def test_schemes_that_every_portable_format_expresses(name: str) -> None:
     ("formats", "also"),
     [(("executorch",), None), (("executorch", "tflite", "onnx"), "--format tflite --format onnx")],
 )
+@pytest.mark.parametrize("bits", [8, 4])
 def test_executorch_refuses_weight_only_with_the_reason_and_what_works(
-    formats: tuple[str, ...], also: str | None
+    formats: tuple[str, ...], also: str | None, bits: int
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        resolve("int8-weight-only", formats=formats)
+        resolve(f"int{bits}-weight-only", formats=formats)
     message = str(caught.value)
-    assert message.startswith("executorch can't express int8-weight-only: XNNPACK's linear runs in fp32")
-    assert "Use --scheme fp32 or int8-dynamic or int8-static" in message
+    assert message.startswith(f"executorch can't express int{bits}-weight-only: XNNPACK's linear runs in fp32")
+    assert "Use --scheme fp32 or fp16 or int8-dynamic or int8-static or int4-dynamic" in message
     assert (also in message) if also else ("--format" not in message)
 
 
@@ -69,6 +71,7 @@ def test_a_scheme_for_a_format_that_is_not_built_is_refused() -> None:
         ("int8-static", list(FORMATS)),
         ("int8-weight-only", []),
         ("a16w8", list(FORMATS)),
+        ("int4-dynamic", list(FORMATS)),
     ],
 )
 def test_what_runs_calibration_texts(name: str, backends: list[str]) -> None:

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgellm.core import strict
+from edgellm.core.delegation import Delegation, Fallback
 from edgellm.core.manifest import Artifact, Manifest, TaskOptions
-from edgellm.core.scheme import FORMATS
+from edgellm.core.scheme import PORTABLE
 from edgellm.core.signature import InputSpec, OutputSpec, Signature
 from edgellm.core.target import Target
 
@@ -61,7 +62,12 @@ SIGNATURES = [
 
 CONSISTENT = {
     Manifest: {"max_tokens": st.integers(16, 2**31 - 1)},
-    Artifact: {"format": st.sampled_from(FORMATS), "more_files": st.just(())},
+    Artifact: {
+        "format": st.sampled_from(PORTABLE),
+        "delegation": st.sampled_from(
+            [None, Delegation("cpu", 1, 3, 1, 2.0, 0.0, "time", (Fallback("x", 1, "y", 0.0),))]
+        ),
+    },
     TaskOptions: {"labels": st.just(())},
 }
 """Fields that a manifest checks against each other."""

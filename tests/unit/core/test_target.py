@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgellm.backends._vendor_sdks import VENDOR_SDKS
 from edgellm.core.scheme import SCHEMES
 from edgellm.errors import InputError, UsageError
 from edgellm.targets import load_target, read_target, target_names
@@ -19,17 +20,17 @@ RULES = {
     "wrong_type": "abi: expected str, found a list",
     "wrong_item": "cpu_features[1]: expected str, found int '8'",
     "no_format": "formats: at least one format is needed",
-    "unknown_format": "formats: no format 'coreml', choose from executorch, onnx, qnn, tflite",
+    "unknown_format": "formats: no format 'coreml', choose from executorch, mlpackage, onnx, qnn, tflite",
     "format_without_delegate": "delegates: no delegate for format 'onnx'",
     "duplicate_format": "formats: a format is named twice",
-    "unknown_scheme": "scheme: no scheme 'int8', choose from fp32, int8-dynamic, int8-static, a16w8, int8-weight-only",
+    "unknown_scheme": "scheme: no scheme 'int8', choose from fp32, fp16, int8-dynamic, int8-static, a16w8, int8-weight-only",
     "opset_too_new": "onnx: opset 24 is outside 18 to 23",
     "opset_too_old": "onnx: opset 17 is outside 18 to 23",
     "ir_version": "onnx: ir_version 7 is outside 8 to 11",
     "name_key": "unknown key 'name'; the file name is the name",
     "tier": "tier: 4 is none of 1, 2, 3",
     "tier_bool": "tier: True is none of 1, 2, 3",
-    "arch": "arch: 'armv7l' is none of 'aarch64', 'x86_64'",
+    "arch": "arch: 'armv7l' is none of 'aarch32', 'aarch64', 'x86_64'",
     "duplicate_key": "is not TOML",
     "not_toml": "is not TOML",
     "not_utf8": "can't decode byte",
@@ -69,8 +70,11 @@ def test_a_shipped_target_reads_and_its_default_scheme_is_possible(name: str) ->
     assert target.name == name
     assert set(target.delegates) == set(target.formats)
     for fmt in target.formats:
-        assert target.backend(fmt) in SCHEMES[target.scheme_of(fmt)].backends
-    assert target.toolchain == "host" or target.toolchain in {name, *target_names()}
+        if target.tier < 3:
+            assert target.backend(fmt) in SCHEMES[target.scheme_of(fmt)].backends
+        else:
+            assert target.delegates[fmt] in VENDOR_SDKS
+    assert target.toolchain in {"host", "bare-metal", name, *target_names()}
 
 
 @pytest.mark.parametrize(("asked", "nearest"), [("andriod-arm64", "android-arm64"), ("raspberry-pi", "raspberry-pi-")])

@@ -47,7 +47,7 @@ def bundle(tmp_path: Path) -> Bundle:
     made = tiny_bundle(tmp_path / "bundle")
     path = made.path / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["artifacts"][0] |= {"format": "executorch", "id": "executorch-fp32"}
+    manifest["artifacts"][0] |= {"format": "executorch", "id": "executorch-fp32", "delegate": "xnnpack"}
     manifest["matrix"]["names"][1] = "executorch-fp32"
     path.write_text(json.dumps(manifest))
     reseal(made.path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edgellm.core.precision import Precisions
 from edgellm.core.scheme import PORTABLE
 from edgellm.errors import EdgellmError, InputError, MissingDependencyError, UsageError
 from edgellm.stages import plan, source
@@ -46,7 +47,7 @@ def resolve(model: Path | str, **options: Any) -> Plan:
 def test_the_target_decides_what_is_left_out(folder: Path) -> None:
     made, target = resolve(folder), load_target("linux-arm64")
     assert (made.formats, made.target) == (target.formats, target)
-    assert made.schemes == dict.fromkeys(target.formats, target.scheme)
+    assert made.precisions == dict.fromkeys(target.formats, Precisions(target.scheme))
     assert made.out == Path("my-model-linux-arm64")
     assert len(made.golden) >= 64
     assert made.labelled == ()
@@ -110,7 +111,11 @@ def test_lengths_stay_within_the_position_table(
             UsageError,
             "--ranges has no use: int8-dynamic has no calibrated 8-bit ranges. Use --scheme int8-st",
         ),
-        ({"ranges": "msa", "schemes": ["int8-static"]}, UsageError, "No way to choose ranges 'msa'. Did you mean 'mse'?"),
+        (
+            {"ranges": "msa", "schemes": ["int8-static"]},
+            UsageError,
+            "No way to choose ranges 'msa'. Did you mean 'mse'?",
+        ),
         ({"max_drop": 0.5}, UsageError, "--max-drop has no use without --eval"),
         ({"max_drop": -1, "eval": "x.tsv"}, UsageError, "--max-drop is -1; it is 0 or more"),
         ({"eval": "x.tsv"}, InputError, "x.tsv line 2: The column text_pair misses; there is label, text."),

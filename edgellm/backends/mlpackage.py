@@ -28,9 +28,13 @@ from edgellm.backends._coreml_package import (
 )
 from edgellm.backends._quiet import importing, quietly
 from edgellm.backends.trace import example, trace, trace_static
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
+
+MANIFEST = "Manifest.json"
+"""The file of a package that names the others."""
 
 NOT_RUN = (
     "The Core ML artifact was not run: there is no Core ML on this machine. Its structure and precision were checked."
@@ -38,8 +42,9 @@ NOT_RUN = (
 """The note that every artifact for Core ML carries."""
 
 
-def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
+def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>.mlpackage, a folder."""
+    scheme = precisions.name
     ensure_scheme(scheme)
     ios = system(target)
     buckets, notes = served(prepared, ios)
@@ -54,14 +59,15 @@ def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowe
     package = read_package(path)
     ensure_package(package, scheme)
     ensure_interface(package, prepared, buckets)
-    total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    files = sorted(file.relative_to(folder).as_posix() for file in path.rglob("*") if file.is_file())
+    main = f"{path.name}/{MANIFEST}"
+    total = sum((folder / name).stat().st_size for name in files)
     return Lowered(
-        file=path.name,
+        file=main,
+        more_files=tuple(name for name in files if name != main),
         signature=Signature(narrowed(prepared), (prepared.output,), buckets=buckets),
         session_options={},
-        partitions=None,
-        delegated_ops=None,
-        total_ops=sum(package.operators.values()),
+        delegation=None,  # Core ML decides when it loads, by the device
         contents=contents_of(kinds(package), total),
         notes=(*notes, NOT_RUN),
     )

@@ -21,7 +21,7 @@ from edgellm.backends._delegation import survey
 from edgellm.backends._quiet import importing, quietly
 from edgellm.backends.constructs import converting
 from edgellm.backends.trace import example, trace
-from edgellm.core.delegation import Delegation
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target, platform
 from edgellm.errors import EdgellmError, UsageError
@@ -48,13 +48,9 @@ NOT_RUN = (
 _TABLES = "Vulkan looks rows up in 16-bit floats, so embedding tables stay so; int8 is for the other matrices."
 
 
-def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
+def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>.pte."""
-    return lower_surveyed(prepared, scheme, target, folder)[0]
-
-
-def lower_surveyed(prepared: Prepared, scheme: str, target: Target, folder: Path) -> tuple[Lowered, Delegation]:
-    """Write model-<scheme>.pte; return what was written, and how the graph is shared with Vulkan."""
+    scheme = precisions.name
     _ensure(scheme, target)
     module = prepared.module
     with quietly():
@@ -71,17 +67,14 @@ def lower_surveyed(prepared: Prepared, scheme: str, target: Target, folder: Path
         buffer = _emitted(edge)
     name = f"model-{scheme}.pte"
     (folder / name).write_bytes(buffer)
-    lowered = Lowered(
+    return Lowered(
         file=name,
         signature=Signature(prepared.inputs, (prepared.output,), min_tokens=MIN_TOKENS),
         session_options={},
-        partitions=delegation.partitions,
-        delegated_ops=delegation.inside,
-        total_ops=delegation.inside + delegation.outside,
+        delegation=delegation,
         contents=contents_of(_kinds(edge.exported_program()), len(buffer)),
         notes=(*((_TABLES,) if scheme == "int8-weight-only" else ()), NOT_RUN),
     )
-    return lowered, delegation
 
 
 def _ensure(scheme: str, target: Target) -> None:

@@ -19,7 +19,6 @@ from torch.export import ExportedProgram
 
 from edgellm.abi.coreml_package import Package, read_package
 from edgellm.backends import Lowered, Prepared, contents_of
-from edgellm.backends._coreml import NOT_RUN
 from edgellm.backends._coreml_package import (
     deployment,
     ensure_package,
@@ -34,8 +33,9 @@ from edgellm.backends._coreml_package import (
 )
 from edgellm.backends._delegation import survey
 from edgellm.backends._quiet import importing, quietly
+from edgellm.backends.mlpackage import NOT_RUN
 from edgellm.backends.trace import example, trace, trace_static
-from edgellm.core.delegation import Delegation
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
@@ -45,13 +45,9 @@ _MODEL = "model.mlpackage"
 _METADATA = "metadata.json"
 
 
-def lower(prepared: Prepared, scheme: str, target: Target, folder: Path) -> Lowered:
+def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>.pte."""
-    return lower_surveyed(prepared, scheme, target, folder)[0]
-
-
-def lower_surveyed(prepared: Prepared, scheme: str, target: Target, folder: Path) -> tuple[Lowered, Delegation]:
-    """Write model-<scheme>.pte; return what was written, and how the graph is shared with Core ML."""
+    scheme = precisions.name
     ensure_scheme(scheme)
     ios = system(target)
     buckets, notes = served(prepared, ios)
@@ -64,17 +60,14 @@ def lower_surveyed(prepared: Prepared, scheme: str, target: Target, folder: Path
         buffer = _emitted(edge)
     name = f"model-{scheme}.pte"
     (folder / name).write_bytes(buffer)
-    lowered = Lowered(
+    return Lowered(
         file=name,
         signature=Signature(narrowed(prepared), (prepared.output,), buckets=buckets),
         session_options={},
-        partitions=delegation.partitions,
-        delegated_ops=delegation.inside,
-        total_ops=delegation.inside + delegation.outside,
+        delegation=delegation,
         contents=contents_of(_summed(packages), len(buffer)),
         notes=(*notes, *more, NOT_RUN),
     )
-    return lowered, delegation
 
 
 def _lowered(prepared: Prepared, buckets: tuple[int, ...], ios: int) -> tuple[Any, tuple[int, ...], tuple[str, ...]]:

@@ -8,7 +8,6 @@ apart is Vela's own arithmetic, which is TFLite's but for tables that it interpo
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ from edgellm.backends._ethos_u_graph import restate
 from edgellm.backends._ethos_u_quantize import Feeds, quantize
 from edgellm.backends.constructs import converting
 from edgellm.backends.observe import one_thread
-from edgellm.backends.tflite import _Named, _survey
+from edgellm.backends.tflite import Named, constants_of
 from edgellm.backends.trace import example, trace_static
+from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation, grouped
 from edgellm.core.npu import Accelerator, CpuOperator, NpuReport
+from edgellm.core.precision import Precisions
 from edgellm.core.signature import InputSpec, Signature
 from edgellm.core.target import Target
-from edgellm.errors import GateError, InputError, UsageError
+from edgellm.errors import GateError, InputError
 from edgellm.runtime.engines.tflite import signature_name
 from edgellm.toolchain import vela
 from edgellm.toolchain.vela_output import read_refused, read_summary
@@ -34,6 +35,12 @@ SCHEME = "a16w8"
 ON_CPU: tuple[str, ...] = ("CAST", "DEQUANTIZE", "EMBEDDING_LOOKUP", "QUANTIZE")
 """Operators that may stay on the CPU: those that look ids up, and those where integers begin and end."""
 
+NOT_RUN = (
+    "What was compiled for the Ethos-U was not run: there is none here. Its agreement is that of the file that Vela compiled, "
+    "with the same integers, in TFLite's interpreter."
+)
+"""The note that every artifact for an Ethos-U carries."""
+
 _ETHOS_U = "ethos-u"
 _NO_CAUSE = "Vela gives no reason"
 _ON_PURPOSE = "left to the CPU on purpose, beside the lookup that it serves"
@@ -41,69 +48,44 @@ _TEXTS = 32
 """Texts at most that say what a usual variance is; ranges are taken over all."""
 
 
-@dataclass(frozen=True)
-class NpuLowered:
-    """An artifact for an NPU.
-
-    Attributes:
-        lowered: what ships: its file is Vela's.
-        reference: name of the file that Vela compiled, in the same folder. Any TFLite interpreter runs it, with the
-            same signature: what the gate has to run.
-        report: what Vela says.
-
-    """
-
-    lowered: Lowered
-    reference: str
-    report: NpuReport
-
-
-def lower(
-    prepared: Prepared, scheme: str, target: Target, folder: Path, allowed: Collection[str] = ON_CPU
-) -> NpuLowered:
+def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
     """Write model-a16w8.tflite, the reference, and model-a16w8_vela.tflite, which has one length: the longest bucket.
 
-    Args:
-        prepared: with calibration samples.
-        scheme: "a16w8".
-        target: whose delegate for TFLite is an Ethos-U.
-        folder: to write into.
-        allowed: operators that may stay on the CPU, by TFLite's names.
-
     Raises:
-        UsageError: another scheme, or the target's delegate is no Ethos-U.
         InputError: nothing to calibrate on, or the model can't be converted or compiled.
         MissingDependencyError: Vela is not set up.
         GateError: an operator stays on the CPU that may not.
 
     """
-    if scheme != SCHEME:
-        raise UsageError(
-            f"Ethos-U can't express {scheme} usefully: with 8-bit activations throughout, an encoder's answers are lost.",
-            hint=f"Use --scheme {SCHEME}.",
-        )
-    try:
-        accelerator = Accelerator.of(target.delegates["tflite"])
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"{target.name} has no Ethos-U for TFLite: {error}.") from None
+    assert target.npu is not None
+    scheme = precisions.name
+    accelerator = Accelerator.of(target.npu.accelerator, target.npu.system, target.npu.memory_mode)
     reference = folder / f"model-{scheme}.tflite"
     kept = write_reference(prepared, accelerator.matmul_bits, reference)
     compiled = vela.compile_model(reference, accelerator, folder, on_cpu=kept)
     data = compiled.file.read_bytes()
     report = report_of(compiled, data, reference.read_bytes(), accelerator, kept)
-    ensure_on_npu(report, {*allowed, *kept})
-    _, kinds = _survey(bytearray(data))
+    ensure_on_npu(report, {*ON_CPU, *kept})
     inputs = tuple(InputSpec(s.name, "int32", s.shape, s.bound, s.pad) for s in prepared.inputs)
-    lowered = Lowered(
+    return Lowered(
         file=compiled.file.name,
         signature=Signature(inputs, (prepared.output,), buckets=prepared.buckets[-1:]),
         session_options={},
-        partitions=report.partitions,
-        delegated_ops=report.npu_operators,
-        total_ops=report.npu_operators + len(report.cpu_operators),
-        contents=contents_of(kinds, len(data)),
+        delegation=delegation_of(report),
+        contents=contents_of(constants_of(bytearray(data)), len(data)),
+        notes=(NOT_RUN,),
+        reference=reference.name,
+        npu=report,
     )
-    return NpuLowered(lowered, reference.name, report)
+
+
+def delegation_of(report: NpuReport) -> Delegation:
+    """Return the delegation that a report states: nothing that multiplies matrices is left, or the build has failed."""
+    left = [(each.operator, each.cause, 0.0) for each in report.cpu_operators]
+    return Delegation(
+        "ethos-u", report.partitions, report.npu_operators, len(left), float(report.macs), 0.0, MULTIPLY_ACCUMULATES,
+        grouped(left),
+    )  # fmt: skip
 
 
 def write_reference(prepared: Prepared, matmul_bits: int, path: Path) -> tuple[str, ...]:
@@ -127,7 +109,7 @@ def write_reference(prepared: Prepared, matmul_bits: int, path: Path) -> tuple[s
         module = restate(program.module(), some)
     plain = path.with_name("model-fp32.tflite")
     with converting("tflite", lambda: program, prepared.module):
-        named = _Named(module, prepared.output.name)
+        named = Named(module, prepared.output.name)
         litert_torch.signature(name, named, None, inputs).convert().export(str(plain))
     arrays: list[Feeds] = [{key: value.numpy() for key, value in item.items()} for item in feeds]
     kept = quantize(plain, name, arrays, matmul_bits, path)
