@@ -27,6 +27,7 @@ from edgellm.backends import Lowered, Prepared, contents_of
 from edgellm.backends._onnx_graph import constants_of, readers_of
 from edgellm.backends.calibrate import Range, Seen, even_out
 from edgellm.backends.onnx import export
+from edgellm.backends.rounding import fit_channels
 from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation, grouped
 from edgellm.core.precision import Precisions
 from edgellm.core.signature import InputSpec, Signature
@@ -59,6 +60,7 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
     """
     assert target.htp is not None
     scheme = precisions.name
+    fit_channels(prepared.module, prepared.samples)
     if scheme == "int8-static":
         even_out(prepared.module, prepared.samples)
     model, cost = export(prepared, target)
