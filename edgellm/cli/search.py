@@ -122,9 +122,8 @@ def shown(front: Front) -> str:
         return "\n".join(lines)
     point = front.point(front.chosen)
     lines += ["", f"Trial {point.number} is chosen{_gained(front)}:"]
-    lines.append(
-        columns(("", ""), [(f"  {g.name}", point.schemes[g.name]) for g in front.groups], left=2).lstrip("\n ")
-    )
+    width = max(len(group.name) for group in front.groups)
+    lines += [f"  {group.name.ljust(width)}  {point.schemes[group.name]}" for group in front.groups]
     if front.confirmed is not None:
         found = front.confirmed
         score = "" if found.source is None else f" (fp32 {found.source:.4f})"

@@ -16,15 +16,12 @@ import os
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from edgellm.core import strict
@@ -32,6 +29,7 @@ from edgellm.core.evaluation import Drop
 from edgellm.core.search import Bounds, Failure, Group, Point
 from edgellm.errors import DeviceError, EdgellmError, UsageError, first_line
 from edgellm.stages.cache import alive
+from edgellm.stages.search_sampler import EXCESS, Steady
 
 BEAT_S = 30.0
 """Seconds between two signs of life of a running trial."""
@@ -40,9 +38,7 @@ GRACE_S = 300.0
 """Seconds without one after which a process on another machine is taken to be gone."""
 
 _IDENTITY, _GROUPS = "edgellm", "groups"
-_WORKER, _SEEN, _ORIGIN, _OUTCOME, _EXCESS, _ERROR = "worker", "seen", "origin", "outcome", "excess", "error"
-_ATTEMPTS = 16
-"""Draws at most until one is no repetition of an earlier trial."""
+_WORKER, _SEEN, _ORIGIN, _OUTCOME, _ERROR = "worker", "seen", "origin", "outcome", "error"
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ def run(
 
     """
     space = {group.name: CategoricalDistribution(group.choices) for group in groups}
-    study.sampler = _Steady(space, seed)
+    study.sampler = Steady(space, seed)
     size = math.prod(len(group.choices) for group in groups)
     while True:
         recover(study)
@@ -180,74 +176,6 @@ def points_of(study: optuna.Study, bounds: Bounds) -> tuple[tuple[Point, ...], t
     return points, failures
 
 
-class _Steady(optuna.samplers.BaseSampler):
-    """Optuna's tree-structured Parzen estimator for several objectives, seeded anew for each trial by its number.
-
-    NSGA-II breeds from generations of fifty, more than a search of artifacts has trials.
-    """
-
-    def __init__(self, space: Mapping[str, CategoricalDistribution], seed: int) -> None:
-        self._space, self._seed = space, seed
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the whole space: groups are chosen together."""
-        return dict(self._space)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Return a scheme for each group that no other trial has, if one is found."""
-        if "fixed_params" in trial.system_attrs:
-            return {}
-        others = [t.params for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        chosen: dict[str, Any] = {}
-        for attempt in range(_ATTEMPTS):
-            chosen = self._draw(study, trial, search_space, attempt)
-            if chosen not in others:
-                break
-        return chosen
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Return a scheme for one group: what a seed leaves open."""
-        return self._random(trial, 0, {param_name: param_distribution})[param_name]
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        """Keep by how much the bounds are broken, which is what the estimator reads as constraints."""
-        _tpe(0).after_trial(study, trial, state, values)
-
-    def _draw(
-        self, study: optuna.Study, trial: FrozenTrial, space: dict[str, BaseDistribution], attempt: int
-    ) -> dict[str, Any]:
-        rng = np.random.default_rng([self._seed, trial.number, attempt])
-        found = _tpe(int(rng.integers(2**31))).sample_relative(study, trial, space)
-        return found or self._random(trial, attempt, space)
-
-    def _random(self, trial: FrozenTrial, attempt: int, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-        rng = np.random.default_rng([self._seed, trial.number, attempt, len(space)])
-        return {
-            name: each.choices[int(rng.integers(len(each.choices)))]
-            for name, each in space.items()
-            if isinstance(each, CategoricalDistribution)
-        }
-
-
-def _tpe(seed: int) -> optuna.samplers.TPESampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, n_startup_trials=5, constraints_func=_constraints
-        )
-
-
-def _constraints(trial: FrozenTrial) -> tuple[float, ...]:
-    """Return by how much each bound is broken; a trial that failed has measured nothing, and breaks one."""
-    return tuple(trial.user_attrs.get(_EXCESS, {"failed": 1.0}).values())
-
-
 def _try(
     study: optuna.Study, trial: optuna.Trial, space: Mapping[str, CategoricalDistribution], evaluate: Evaluate,
     bounds: Bounds, minimize: str, told: Told,
@@ -269,7 +197,7 @@ def _try(
         _put_back(study, trial._trial_id)
         raise
     trial.set_user_attr(_OUTCOME, strict.plain(outcome))
-    trial.set_user_attr(_EXCESS, bounds.excess(outcome.drop.points, outcome.bytes, outcome.cost))
+    trial.set_user_attr(EXCESS, bounds.excess(outcome.drop.points, outcome.bytes, outcome.cost))
     objective = outcome.bytes if minimize == "size" else outcome.cost
     assert objective is not None
     told_of = study.tell(trial, [outcome.drop.points, float(objective)], skip_if_finished=True)
@@ -295,7 +223,7 @@ def _signs_of_life(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
     def beat() -> None:
         while True:
             try:
-                study._storage.set_trial_user_attr(trial._trial_id, _SEEN, time.time())
+                trial.set_user_attr(_SEEN, time.time())
             except Exception as error:  # the storage is away for a moment, or the trial was ended elsewhere
                 print(f"edgellm: no sign of life was kept: {first_line(error)}", flush=True)
             if ended.wait(BEAT_S):
