@@ -77,6 +77,11 @@ def _run(job: dict[str, Any], folder: Path) -> object:
             source, job["scheme"], job["format"], job["texts"], ranges=job["ranges"], max_tokens=job["max_tokens"]
         )
         return strict.plain(found)
+    if job["kind"] == "rank":
+        from edgellm.stages.search_rank import rank
+
+        layers = rank(source, job["format"], job["texts"], ranges=job["ranges"], max_tokens=job["max_tokens"])
+        return {"layers": strict.plain(tuple(layers))}
     from edgellm.stages.lower import lower
 
     target = strict.read(Target, job["target"], "job: target")

@@ -1,0 +1,93 @@
+"""What an artifact costs beside another of the same model: a ratio, of times on this machine or of emulated instructions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgellm.benchmark import bench
+from edgellm.core.target import Target
+from edgellm.counting import count
+from edgellm.device import Device, open_device
+from edgellm.device.host import Host
+from edgellm.emulation.cpus import CPUS
+from edgellm.errors import UsageError
+from edgellm.runtime.bundle import Bundle
+from edgellm.runtime.machine import machine
+
+RUNS = 60
+"""Timed runs of each artifact at each length, in blocks that take turns."""
+
+
+@dataclass(frozen=True)
+class Meter:
+    """How a target's cost is measured.
+
+    Attributes:
+        kind: "latency" or "instructions".
+        devices: where.
+
+    """
+
+    kind: str
+    devices: tuple[Device, ...]
+
+    def __str__(self) -> str:
+        if self.kind == "latency":
+            return f"median time of {RUNS} runs on {machine()}, one thread"
+        return f"instructions on {' and '.join(device.name for device in self.devices)}"
+
+    def ratio(self, bundle: Bundle, base: Bundle) -> float:
+        """Return the cost of a bundle's artifact as a part of another's: the geometric mean over lengths and devices.
+
+        Both run in turns, each in a worker of its own, so that what slows this machine slows both.
+
+        Raises:
+            EdgellmError: see `WorkerClient.request`.
+
+        """
+        first, second = (each.manifest.artifacts[0] for each in (bundle, base))
+        if first.sha256 == second.sha256:
+            return 1.0
+        costs: dict[str, list[float]] = {first.id: [], second.id: []}
+        if self.kind == "latency":
+            for record in bench((base, bundle), self.devices[0], runs=RUNS).records:
+                costs[record.id].append(record.p50_ms)
+        else:
+            for counted in count((base, bundle), self.devices).records:
+                costs[counted.id].append(counted.instructions)
+        return _geometric_mean([a / b for a, b in zip(costs[first.id], costs[second.id], strict=True)])
+
+
+def meter_for(target: Target, fmt: str, kind: str) -> Meter:
+    """Return how the cost of a target's artifacts is measured here.
+
+    Args:
+        target: what they are for.
+        fmt: their format.
+        kind: "latency" (which is counted in instructions where the target's CPU is not this machine's kind) or
+            "instructions".
+
+    Raises:
+        UsageError: nothing here stands for the target.
+        MissingDependencyError: the emulator is not set up.
+
+    """
+    if kind == "latency" and target.arch == machine().arch:
+        return Meter("latency", (Host(),))
+    if target.arch != "aarch64":
+        raise UsageError(
+            f"{kind} of {target.name} can't be measured on this machine.",
+            hint="Use --minimize size, or another target.",
+        )
+    stands_in = [name for name in CPUS if name in target.cpu.lower()] or ["cortex-a76"]
+    names = [name for name in target.devices if name.startswith("emulator:")] or [f"emulator:{stands_in[0]}"]
+    devices = tuple(open_device(name) for name in names)
+    for device in devices:
+        device.check((fmt,), counting=True)
+    return Meter("instructions", devices)
+
+
+def _geometric_mean(ratios: Sequence[float]) -> float:
+    return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))

@@ -1,0 +1,186 @@
+"""What a search is asked for, and everything that it needs, checked before torch is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellm.core import strict
+from edgellm.core.search import MINIMIZED, Bounds
+from edgellm.errors import InputError, UsageError, unknown
+from edgellm.search.cost import Meter, meter_for
+from edgellm.stages import search_space, search_trial, texts
+from edgellm.stages.examples import read_examples, strings_in, texts_in
+from edgellm.stages.plan import Plan, resolve
+from edgellm.stages.search_space import BASE
+from edgellm.stages.search_trial import Questions
+from edgellm.targets import load_target
+from edgellm.tasks import load_task
+
+STUDY = "study.db"
+"""The study, in the search's folder, where no other storage is named."""
+
+DEFAULT_TRIALS = 30
+MIN_TEXTS = 18
+"""Calibration texts at least where there are no labelled ones: a third of them chooses."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; paths as they were given, so that the command that is printed has them.
+
+    Attributes:
+        model: a folder written by `save_pretrained`.
+        target: name of a target.
+        format: one that its CPU runs; the target's first such if None.
+        minimize: a key of `core.search.MINIMIZED`.
+        max_drop: points that may be lost against the fp32 source on the texts that choose.
+        max_size: bytes of the artifact.
+        max_cost: time or instructions, as a part of uniform int8-dynamic's.
+        trials: of the study, in all.
+        schemes: that single layers may have; all that the format takes if empty.
+        eval: labelled examples that choose; agreement on calibration texts chooses if None.
+        test: labelled examples that the chosen point is measured on, once; a third of `eval` if None.
+        calibration, golden, task, tokenizer, pooling, seq_len: as `edgellm.build` takes them.
+        storage: URL of Optuna's storage; a file in `out` if None.
+        study: its name there.
+        out: folder for what is found.
+        seed: of the sampler.
+        resume: whether the study is there already.
+
+    """
+
+    model: str
+    target: str
+    format: str | None = None
+    minimize: str = "size"
+    max_drop: float = 1.0
+    max_size: int | None = None
+    max_cost: float | None = None
+    trials: int = DEFAULT_TRIALS
+    schemes: tuple[str, ...] = ()
+    eval: str | None = None
+    test: str | None = None
+    calibration: str | None = None
+    golden: str | None = None
+    task: str | None = None
+    tokenizer: str | None = None
+    pooling: str | None = None
+    seq_len: tuple[int, ...] | None = None
+    storage: str | None = None
+    study: str = "edgellm"
+    out: str | None = None
+    seed: int = 0
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a search needs, all checked."""
+
+    options: Options
+    plan: Plan
+    folder: Path
+    bounds: Bounds
+    minimize: str
+    schemes: tuple[str, ...]
+    meter: Meter | None
+    choose: Questions
+    confirm: Questions | None
+
+    @property
+    def format(self) -> str:
+        """The one that is lowered to."""
+        return self.plan.formats[0]
+
+    @property
+    def url(self) -> str:
+        """Of Optuna's storage."""
+        return self.options.storage or f"sqlite:///{(self.folder / STUDY).absolute()}"
+
+    def identity(self) -> dict[str, object]:
+        """Return what has to be the same for a study to go on."""
+        return {
+            "model": self.plan.source.sha256, "target": self.plan.target.name, "format": self.format,
+            "lengths": list(self.plan.buckets), "minimize": self.minimize, "bounds": strict.plain(self.bounds),
+            "schemes": list(self.schemes), "seed": self.options.seed, "data": self.choose.digest,
+            "calibration": Questions("", self.plan.calibration).digest,
+            "measured on": "" if self.meter is None else str([self.meter.kind, *(d.name for d in self.meter.devices)]),
+        }  # fmt: skip
+
+
+def checked(options: Options) -> Setup:
+    """Return the setup, having checked what can be checked without torch."""
+    if ":" in options.model:
+        raise InputError(
+            f"{options.model} can't be searched: a function leaves no folder.",
+            hint="Save its module with save_pretrained, and give that folder.",
+        )
+    aim = load_target(options.target)
+    backends = {fmt: aim.backend(fmt) for fmt in aim.formats}
+    if options.format is not None and options.format not in backends:
+        raise unknown("format", options.format, backends, hint=f"{aim.name} takes no other.")
+    fmt = options.format or next((name for name in backends if backends[name] == name), aim.formats[0])
+    if options.minimize not in MINIMIZED:
+        raise unknown("cost to minimize", options.minimize, MINIMIZED)
+    _check_numbers(options)
+    counts = options.minimize != "size" or options.max_cost is not None
+    schemes = search_space.schemes_for(backends[fmt], options.schemes, timed=counts)
+    meter = meter_for(aim, fmt, "latency" if options.minimize == "size" else options.minimize) if counts else None
+    folder = Path(options.out or f"{Path(options.model).name}-{aim.name}-search")
+    plan = resolve(
+        options.model, target=aim.name, formats=(fmt,), schemes=("int4-dynamic",), task=options.task,
+        tokenizer=options.tokenizer, pooling=options.pooling, calibration=options.calibration, ranges=None,
+        golden=options.golden, eval=None, max_drop=None, min_agreement=0.0, seq_len=options.seq_len,
+        out=str(folder / "bundle"), vocab_from=None, describe=lambda name: {},
+    )  # fmt: skip
+    plan, choose, confirm = _questions(options, plan)
+    minimize = options.minimize if meter is None or options.minimize == "size" else meter.kind
+    bounds = Bounds(options.max_drop, options.max_size, options.max_cost)
+    return Setup(options, plan, folder, bounds, minimize, schemes, meter, choose, confirm)
+
+
+def _check_numbers(options: Options) -> None:
+    if not options.max_drop >= 0:
+        raise UsageError(f"--max-drop is {options.max_drop:g}; it is 0 points or more.")
+    if options.max_size is not None and options.max_size <= 0:
+        raise UsageError(f"--max-size is {options.max_size}; it is a number of bytes above 0.")
+    if options.max_cost is not None and not options.max_cost > 0:
+        raise UsageError(f"--max-cost is {options.max_cost:g}; it is a part of uniform {BASE}'s cost, above 0.")
+    if options.trials < 1 or options.seed < 0:
+        raise UsageError("--trials is 1 or more, --seed 0 or more.")
+    if options.test is not None and options.eval is None:
+        raise UsageError("--test has no use without --eval.", hint="--eval takes labelled examples that choose.")
+
+
+def _questions(options: Options, plan: Plan) -> tuple[Plan, Questions, Questions | None]:
+    """Return the plan with the texts that calibrate, the questions that choose, and others that confirm."""
+    task = load_task(plan.source.task)
+    if options.eval is None:
+        lines = list(dict.fromkeys(plan.calibration))
+        if len(lines) < MIN_TEXTS:
+            raise InputError(
+                f"{len(lines)} calibration texts are too few to calibrate on some and choose by the others.",
+                hint=f"Give {MIN_TEXTS} lines or more, or labelled examples with --eval.",
+            )
+        kept = lines[:: search_trial.EVERY]
+        rest = tuple(line for number, line in enumerate(lines) if number % search_trial.EVERY)
+        about = f"every third of {len(lines)} calibration texts; the others calibrate"
+        chooses = Questions(about, tuple(task.golden(kept, plan.source.options)))
+        return dataclasses.replace(plan, calibration=rest), chooses, None
+    examples = read_examples(Path(options.eval), task, plan.source.options)
+    name = Path(options.eval).name
+    if options.test is None:
+        ours, others = search_trial.split(examples)
+        if not ours or not others:
+            raise InputError(f"{name} holds too few examples to choose by some and confirm on others.")
+        about = f"{name}, but about a third that confirms"
+        confirm = search_trial.labelled(f"the rest of {name}", others)
+    else:
+        ours, others = examples, read_examples(Path(options.test), task, plan.source.options)
+        about, confirm = name, search_trial.labelled(Path(options.test).name, others)
+    texts.ensure_disjoint(
+        golden=strings_in(plan.golden), calibration=plan.calibration, evaluation=texts_in(ours), test=texts_in(others)
+    )
+    return plan, search_trial.labelled(about, ours), confirm
