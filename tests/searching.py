@@ -47,9 +47,9 @@ def begun(url: str, *, resume: bool = False) -> search_study.optuna.Study:
     return study
 
 
-def run(study: search_study.optuna.Study, trials: int, evaluate: Evaluate = outcome) -> None:
+def run(study: search_study.optuna.Study, url: str, trials: int, evaluate: Evaluate = outcome) -> None:
     """Run trials."""
-    search_study.run(study, GROUPS, evaluate, trials=trials, seed=3, bounds=BOUNDS, minimize="size")
+    search_study.run(study, url, GROUPS, evaluate, trials=trials, seed=3, bounds=BOUNDS, minimize="size")
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return outcome(schemes)
 
-    run(study, given.trials, evaluate)
+    run(study, given.url, given.trials, evaluate)
 
 
 if __name__ == "__main__":

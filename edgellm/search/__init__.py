@@ -73,13 +73,15 @@ def _searched(setup: Setup, store: Cache, log: Path, told: Told, say: Say) -> Fr
     from edgellm.stages import search_study as studies
 
     options = setup.options
-    study = studies.open_study(setup.url, options.study, resume=options.resume)
-    groups = None if study is None else studies.described(study, setup.identity())
+    with studies.turn(setup.url):
+        study = studies.open_study(setup.url, options.study, resume=options.resume)
+        groups = None if study is None else studies.described(study, setup.identity())
     if groups is None:
         say("ranking layers")
         groups = search_space.group_layers(_ranked(setup, store, log), setup.schemes)
-        study = study or studies.create_study(setup.url, options.study)
-        studies.describe(study, setup.identity(), groups, search_space.seeds(groups, setup.schemes))
+        with studies.turn(setup.url):
+            study = study or studies.create_study(setup.url, options.study)
+            studies.describe(study, setup.identity(), groups, search_space.seeds(groups, setup.schemes))
     assert study is not None
     say("asking the fp32 source")
     said = search_trial.asked_source(setup.plan, setup.choose, store, log)
@@ -87,7 +89,7 @@ def _searched(setup: Setup, store: Cache, log: Path, told: Told, say: Say) -> Fr
     with search_trial.lowered(setup.plan, search_space.precisions_of((), {}), store, log) as base:
         evaluate = _Evaluator(setup, groups, said, base, store, log)
         studies.run(
-            study, groups, evaluate, trials=options.trials, seed=options.seed, bounds=setup.bounds,
+            study, setup.url, groups, evaluate, trials=options.trials, seed=options.seed, bounds=setup.bounds,
             minimize=setup.minimize, told=told,
         )  # fmt: skip
         points, failures = studies.points_of(study, setup.bounds)

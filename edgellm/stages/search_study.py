@@ -123,13 +123,14 @@ def described(study: optuna.Study, identity: Mapping[str, object]) -> tuple[Grou
 
 
 def run(
-    study: optuna.Study, groups: Sequence[Group], evaluate: Evaluate, *, trials: int, seed: int, bounds: Bounds,
+    study: optuna.Study, url: str, groups: Sequence[Group], evaluate: Evaluate, *, trials: int, seed: int, bounds: Bounds,
     minimize: str, told: Told = lambda point, seconds: None,
 ) -> None:  # fmt: skip
     """Run trials until the study has begun `trials` of them, or has tried everything there is.
 
     Args:
         study: described.
+        url: of its storage.
         groups: its search space.
         evaluate: measures one point.
         trials: in all, those of other processes and of earlier runs included.
@@ -144,18 +145,45 @@ def run(
     """
     space = {group.name: CategoricalDistribution(group.choices) for group in groups}
     study.sampler = Steady(space, seed)
-    size = math.prod(len(group.choices) for group in groups)
-    while True:
+    while (taken := _take(study, url, space, trials)) is not None:
+        trial, schemes = taken
+        with _signs_of_life(trial):
+            _try(study, trial, schemes, evaluate, bounds, minimize, told)
+
+
+def _take(
+    study: optuna.Study, url: str, space: Mapping[str, CategoricalDistribution], trials: int
+) -> tuple[optuna.Trial, dict[str, str]] | None:
+    """Return a trial that this process alone runs, with what is chosen for it; None where there is nothing left to do."""
+    size = math.prod(len(each.choices) for each in space.values())
+    with turn(url):
         recover(study)
         begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-        if len(begun) >= trials or len({tuple(sorted(t.params.items())) for t in begun if t.params}) >= size:
-            return
+        tried = {tuple(sorted(trial.params.items())) for trial in begun if len(trial.params) == len(space)}
+        if len(begun) >= trials or len(tried) >= size:
+            return None
         trial = study.ask()
-        if trial.number >= trials:  # another process began one at the same moment
+        trial.set_user_attr(_WORKER, [socket.gethostname(), os.getpid()])
+        if trial.number >= trials:  # on a server another process may have begun one at the same moment
             _put_back(study, trial._trial_id)
-            return
-        with _signs_of_life(study, trial):
-            _try(study, trial, space, evaluate, bounds, minimize, told)
+            return None
+        return trial, {name: trial.suggest_categorical(name, each.choices) for name, each in space.items()}
+
+
+@contextmanager
+def turn(url: str) -> Iterator[None]:
+    """Hold a storage against other processes, where it is a file.
+
+    SQLite has no row locks: two processes would take the same trial from the queue. Servers have them, and Optuna uses them.
+    """
+    path = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else ""
+    if not path:
+        yield
+        return
+    from filelock import FileLock
+
+    with FileLock(f"{path}.lock"):
+        yield
 
 
 def recover(study: optuna.Study) -> list[int]:
@@ -177,11 +205,10 @@ def points_of(study: optuna.Study, bounds: Bounds) -> tuple[tuple[Point, ...], t
 
 
 def _try(
-    study: optuna.Study, trial: optuna.Trial, space: Mapping[str, CategoricalDistribution], evaluate: Evaluate,
-    bounds: Bounds, minimize: str, told: Told,
+    study: optuna.Study, trial: optuna.Trial, schemes: Mapping[str, str], evaluate: Evaluate, bounds: Bounds,
+    minimize: str, told: Told,
 ) -> None:  # fmt: skip
     start = time.perf_counter()
-    schemes = {name: trial.suggest_categorical(name, each.choices) for name, each in space.items()}
     try:
         outcome = evaluate(schemes)
     except EdgellmError as error:
@@ -215,9 +242,8 @@ def _point(trial: FrozenTrial, bounds: Bounds) -> Point:
 
 
 @contextmanager
-def _signs_of_life(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
-    """Say in a trial which process runs it, and go on saying that it does."""
-    trial.set_user_attr(_WORKER, [socket.gethostname(), os.getpid()])
+def _signs_of_life(trial: optuna.Trial) -> Iterator[None]:
+    """Say in a trial, time and again, that it is still run."""
     ended = threading.Event()
 
     def beat() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgellm.core.evaluation import Drop
@@ -130,6 +130,7 @@ POINTS = st.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(POINTS)
 def test_the_front_holds_what_nothing_betters_and_nothing_else(points: list[Point]) -> None:
     front = front_of(points, "size")
@@ -147,6 +148,7 @@ def test_the_front_holds_what_nothing_betters_and_nothing_else(points: list[Poin
     assert sizes == sorted(sizes)
 
 
+@settings(deadline=None)
 @given(POINTS)
 def test_the_chosen_point_is_the_smallest_within_the_bounds(points: list[Point]) -> None:
     chosen = chosen_of(points, "size")

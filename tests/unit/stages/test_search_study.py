@@ -19,7 +19,7 @@ from edgellm.stages.search_study import Outcome
 from tests.searching import BOUNDS, GROUPS, IDENTITY, begun, outcome, run
 
 ROOT = Path(__file__).parents[3]
-TRIALS = 18
+TRIALS = 14
 Trials = list[tuple[int, str, dict[str, object], list[float] | None]]
 
 
@@ -37,12 +37,13 @@ def trials_of(study: optuna.Study) -> Trials:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Trials:
-    study = begun(url(tmp_path_factory.mktemp("whole")))
-    run(study, TRIALS)
+    place = url(tmp_path_factory.mktemp("whole"))
+    study = begun(place)
+    run(study, place, TRIALS)
     return trials_of(study)
 
 
-@pytest.mark.parametrize("number", [2, 13])
+@pytest.mark.parametrize("number", [2, 11])
 def test_a_study_killed_in_mid_trial_and_resumed_is_that_of_an_uninterrupted_run(
     number: int, uninterrupted: Trials, tmp_path: Path
 ) -> None:
@@ -53,17 +54,17 @@ def test_a_study_killed_in_mid_trial_and_resumed_is_that_of_an_uninterrupted_run
     states = [trial.state for trial in study.get_trials()]
     assert states[number] == TrialState.RUNNING, "that is what a kill leaves"
     assert len(trials_of(study)) == number
-    run(study, TRIALS)
+    run(study, url(tmp_path), TRIALS)
     assert trials_of(study) == uninterrupted
     assert [number for number, *_ in uninterrupted] == list(range(TRIALS))
-    run(study, TRIALS)
+    run(study, url(tmp_path), TRIALS)
     assert trials_of(study) == uninterrupted, "there is nothing left to do"
 
 
 def test_a_study_that_goes_on_in_pieces_is_the_same(uninterrupted: Trials, tmp_path: Path) -> None:
-    run(begun(url(tmp_path)), 4)
-    for trials in (11, TRIALS):
-        run(begun(url(tmp_path), resume=True), trials)
+    run(begun(url(tmp_path)), url(tmp_path), 4)
+    for trials in (10, TRIALS):
+        run(begun(url(tmp_path), resume=True), url(tmp_path), trials)
     assert trials_of(begun(url(tmp_path), resume=True)) == uninterrupted
 
 
@@ -71,7 +72,7 @@ def test_a_study_killed_while_it_was_described_is_described_again(tmp_path: Path
     study = search_study.create_study(url(tmp_path), "test")
     study.enqueue_trial(search_space.seeds(GROUPS, GROUPS[1].choices)[0][1], user_attrs={"origin": "all int8-dynamic"})
     assert search_study.described(study, IDENTITY) is None
-    run(begun(url(tmp_path), resume=True), 3)
+    run(begun(url(tmp_path), resume=True), url(tmp_path), 3)
     points, failures = search_study.points_of(begun(url(tmp_path), resume=True), BOUNDS)
     assert [point.origin for point in points] == ["all int8-dynamic", "all int4-dynamic"]
     assert [failure.number for failure in failures] == [2], "the next seed, which can't be lowered"
@@ -91,7 +92,7 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
 
 def test_what_bounds_are_broken_is_what_the_sampler_reads(tmp_path: Path) -> None:
     study = begun(url(tmp_path))
-    run(study, TRIALS)
+    run(study, url(tmp_path), TRIALS)
     points, failures = search_study.points_of(study, BOUNDS)
     assert len(points) + len(failures) == TRIALS
     for point in points:
@@ -110,7 +111,15 @@ def test_a_mixture_that_fails_is_a_failed_trial_and_is_not_tried_again(tmp_path:
     told: list[Point | Failure] = []
     study = begun(url(tmp_path))
     search_study.run(
-        study, GROUPS, outcome, trials=TRIALS, seed=3, bounds=BOUNDS, minimize="size", told=lambda t, s: told.append(t)
+        study,
+        url(tmp_path),
+        GROUPS,
+        outcome,
+        trials=TRIALS,
+        seed=3,
+        bounds=BOUNDS,
+        minimize="size",
+        told=lambda t, s: told.append(t),
     )
     failed = [each for each in told if isinstance(each, Failure)]
     assert failed[0].error == "this mixture can't be lowered"
@@ -128,9 +137,9 @@ def test_a_machine_that_fails_ends_the_run_and_leaves_the_trial_for_later(error:
         return outcome(schemes)
 
     with pytest.raises(type(error)):
-        run(study, TRIALS, fails)
+        run(study, url(tmp_path), TRIALS, fails)
     assert study.get_trials()[2].state == TrialState.WAITING
-    run(study, 3)
+    run(study, url(tmp_path), 3)
     assert len(trials_of(study)) == 3
 
 
@@ -139,7 +148,7 @@ def test_uniform_int8_that_fails_ends_the_run(tmp_path: Path) -> None:
         raise GateError("nothing can be lowered")
 
     with pytest.raises(GateError, match="nothing can be lowered"):
-        run(begun(url(tmp_path)), TRIALS, fails)
+        run(begun(url(tmp_path)), url(tmp_path), TRIALS, fails)
 
 
 def test_another_machines_trial_is_left_alone_until_it_gives_no_sign_of_life(tmp_path: Path) -> None:
@@ -165,7 +174,7 @@ def test_a_small_space_is_tried_once_and_that_is_all(tmp_path: Path) -> None:
     def evaluate(schemes: Mapping[str, str]) -> Outcome:
         return outcome({**dict.fromkeys((g.name for g in GROUPS), "int8-dynamic"), **schemes})
 
-    search_study.run(study, group, evaluate, trials=50, seed=0, bounds=Bounds(1), minimize="size")
+    search_study.run(study, url(tmp_path), group, evaluate, trials=50, seed=0, bounds=Bounds(1), minimize="size")
     assert len(trials_of(study)) == 2
 
 
