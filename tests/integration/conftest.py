@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from edgellm.core.scheme import PORTABLE
 from edgellm.runtime import Bundle
+from edgellm.targets import load_target, target_names
 
 ROOT = Path(__file__).parents[2]
+TARGETS = {name: load_target(name) for name in target_names()}
+CPUS = [name for name, target in TARGETS.items() if set(map(target.backend, target.formats)) <= set(PORTABLE)]
+"""Targets on whose CPUs every format runs."""
 
 
 def edgellm(*args: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -12,17 +12,13 @@ import jsonschema
 import numpy as np
 import pytest
 
-from edgellm.core.scheme import PORTABLE
 from edgellm.runtime import Bundle, Session
-from edgellm.targets import load_target, target_names
 
-from .conftest import edgellm
+from .conftest import CPUS, edgellm
 
 pytestmark = pytest.mark.integration
 
 FORMATS = ("executorch", "tflite", "onnx")
-TARGETS = {name: load_target(name) for name in target_names()}
-CPUS = [name for name, target in TARGETS.items() if set(map(target.backend, target.formats)) <= set(PORTABLE)]
 MAX_MB = {"executorch": 24, "onnx": 24, "tflite": 27}
 
 
