@@ -19,6 +19,7 @@ Fact = str | int | bool | None | tuple[str, ...]
 KINDS = {
     "native": "native file",
     "onnx": "ONNX model",
+    "mlpackage": "Core ML package",
     "qnn": "QNN context binary",
     "tflite": "TFLite model",
     "executorch": "ExecuTorch program",

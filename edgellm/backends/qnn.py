@@ -22,16 +22,18 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from edgellm.abi.qnn import NODE
 from edgellm.backends import Lowered, Prepared, contents_of
 from edgellm.backends._onnx_graph import constants_of, readers_of
 from edgellm.backends.calibrate import Range, Seen, even_out
 from edgellm.backends.onnx import export
-from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation
+from edgellm.backends.rounding import fit_channels
+from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation, grouped
 from edgellm.core.precision import Precisions
-from edgellm.core.signature import Signature
-from edgellm.core.target import HtpLevel, Target
-from edgellm.errors import EdgellmError, GateError, first_line
-from edgellm.runtime.engines.qnn import session
+from edgellm.core.signature import InputSpec, Signature
+from edgellm.core.target import Target
+from edgellm.errors import EdgellmError, GateError, InputError, first_line
+from edgellm.runtime.engines.qnn import FALLBACK, session
 
 _TEXTS = 48
 """Calibration texts at most: extremes settle soon, and every tensor of the graph is observed."""
@@ -43,6 +45,8 @@ any sentence: without these, MiniLM's answers to words agree by .993 in place of
 _ROWS = 2_000
 """Rows at most that the range of one activation is chosen on."""
 
+_BETWEEN = ("QuantizeLinear", "DequantizeLinear")
+
 Feeds = dict[str, NDArray[np.int64]]
 
 
@@ -50,11 +54,13 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
     """Write model-<scheme>-<tokens>.onnx for each bucket.
 
     Raises:
-        GateError: an operator does not run on the NPU.
+        InputError: the model can't be exported or compiled.
+        GateError: the NPU takes nothing of it.
 
     """
     assert target.htp is not None
     scheme = precisions.name
+    fit_channels(prepared.module, prepared.samples)
     if scheme == "int8-static":
         even_out(prepared.module, prepared.samples)
     model, cost = export(prepared, target)
@@ -63,12 +69,13 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
     feeds = feeds[:: -(-len(feeds) // _TEXTS)]
     short = [_beginning(item, tokens) for tokens in _BEGINNINGS for item in feeds[::2]]
     ranges = _linear_ranges(model, feeds, prepared.ranges, folder) if scheme == "int8-static" else {}
-    names = []
+    options = {"soc_model": str(target.htp.soc_model), "htp_arch": str(target.htp.arch)}
+    names, outside = [], list[str]()
     for tokens in prepared.buckets:
         names.append(f"model-{scheme}-{tokens}.onnx")
         fixed = _fixed(model, tokens, folder)
-        quantized = _quantized(fixed, [_cut(item, prepared, tokens) for item in (*feeds, *short)], ranges, folder)
-        _compile(quantized, target.htp, folder / names[-1])
+        quantized = _quantized(fixed, [cut(item, prepared.inputs, tokens) for item in (*feeds, *short)], ranges, folder)
+        outside = _compile(quantized, options, folder / names[-1])
         for path in (fixed, quantized):
             path.unlink()
     total = sum((folder / name).stat().st_size for name in names)
@@ -76,9 +83,22 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
         file=names[0],
         more_files=tuple(names[1:]),
         signature=Signature(prepared.inputs, (prepared.output,), buckets=prepared.buckets),
-        session_options={"soc_model": str(target.htp.soc_model), "htp_arch": str(target.htp.arch)},
-        delegation=Delegation("htp", 1, operators, 0, cost, 0.0, MULTIPLY_ACCUMULATES),
+        session_options=options | ({FALLBACK: "0"} if outside else {}),
+        delegation=_delegation(operators, outside, cost),
         contents=contents_of({"context binaries": total}, total),
+    )
+
+
+def _delegation(operators: int, outside: Sequence[str], cost: float) -> Delegation:
+    """Return the delegation of a graph of so many operators, of which the longest length left some outside.
+
+    Between operators that were left, the provider leaves the QuantizeLinear and DequantizeLinear as well. A matmul outside would
+    say nothing of its cost, and is heavy by its name.
+    """
+    left = [(kind, "the QNN provider does not run it on the HTP", 0.0) for kind in outside if kind not in _BETWEEN]
+    partitions = 1 if not outside else None
+    return Delegation(
+        "htp", partitions, operators - len(left), len(left), cost, 0.0, MULTIPLY_ACCUMULATES, grouped(left)
     )
 
 
@@ -88,10 +108,10 @@ def _beginning(feeds: Feeds, tokens: int) -> Feeds:
     return {name: np.concatenate([value[:, : kept - 1], value[:, -1:]], axis=1) for name, value in feeds.items()}
 
 
-def _cut(feeds: Feeds, prepared: Prepared, tokens: int) -> Feeds:
+def cut(feeds: Feeds, inputs: Sequence[InputSpec], tokens: int) -> Feeds:
     """Return feeds cut or padded to a length."""
     made = {}
-    for spec in prepared.inputs:
+    for spec in inputs:
         made[spec.name] = np.full((1, tokens), spec.pad, dtype=np.int64)
         kept = feeds[spec.name][:, :tokens]
         made[spec.name][:, : kept.shape[1]] = kept
@@ -207,22 +227,25 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _compile(quantized: Path, htp: HtpLevel, path: Path) -> None:
-    """Write the context binary of a quantized graph, inside an ONNX file.
+def _compile(quantized: Path, options: dict[str, str], path: Path) -> list[str]:
+    """Write the context binaries of a quantized graph, inside an ONNX file; return what stayed outside them.
 
     Raises:
-        GateError: an operator does not run on the NPU.
+        InputError: the provider does not compile it.
 
     """
-    config = {"ep.context_enable": "1", "ep.context_file_path": str(path), "ep.context_embed_mode": "1"}
+    config = {"ep.context_enable": "1", "ep.context_file_path": str(path), "ep.context_embed_mode": "1", FALLBACK: "0"}
+    # Else the last DequantizeLinear is left to the CPU wherever the CPU may run anything.
+    config["offload_graph_io_quantization"] = "0"
     try:
-        session(quantized, {"soc_model": str(htp.soc_model), "htp_arch": str(htp.arch)}, config)
+        session(quantized, {**options, **config})
     except EdgellmError:
         raise
     except Exception as error:  # its exceptions share no base class
-        raise GateError(
-            f"The HTP does not take the whole graph: {first_line(error)}.", hint="Try a portable --format."
+        raise InputError(
+            f"The HTP's compiler refuses this model: {first_line(error)}.", hint="Try a portable --format."
         ) from None
-    kinds = [node.op_type for node in onnx.load(path).graph.node]
-    if kinds != ["EPContext"]:
-        raise GateError(f"Of {path.name}, {', '.join(kind for kind in kinds if kind != 'EPContext')} stayed outside.")
+    kinds = [node.op_type for node in onnx.load(path).graph.node] if path.exists() else []
+    if NODE not in kinds:
+        raise GateError("The HTP took no part of the graph: all of it would run on the CPU.")
+    return [kind for kind in kinds if kind != NODE]

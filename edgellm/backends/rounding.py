@@ -36,6 +36,9 @@ GROUP = 32
 LARGEST = 7
 """Of a 4-bit value; -8 is left out, so that a grid is known by its largest magnitude."""
 
+BYTE = 127
+"""Of an 8-bit value, symmetric."""
+
 MIN_ROWS = 64
 """Embedding tables with fewer rows stay fp32: nothing to save."""
 
@@ -50,6 +53,9 @@ _NOTHING = 1e-7
 
 _ALIKE = 0.9999
 """Cosine of a constant and the weight that it is a multiple of."""
+
+_DRAWN = 0.56
+"""How much of its largest value's step a range is drawn in by: 8 % of it in 4 bits, half a per cent in 8."""
 
 _DRAWN_IN = 64
 """Times at most that a range is drawn in."""
@@ -106,6 +112,20 @@ def round_weights(
     return [name for name, _ in layers]
 
 
+def fit_channels(module: nn.Module, samples: Samples) -> None:
+    """Round the weights of linears to 8 bits in place, with one scale per output channel, as `round_weights` does to 4.
+
+    With weights to the nearest and everything else in fp32, MiniLM's worst single word keeps .9974, and with these .9991, of
+    every third calibration text's first, chosen on the others.
+    """
+    with one_thread():
+        for names in _portions(module, called(module, samples[0])[0]):
+            shared = _products(module, names, samples)
+            for name in names:
+                each = linear(module, name)
+                each.weight.data = fitted(each.weight.data, shared.pop(name), each.in_features, BYTE)
+
+
 def layers_of(module: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Embedding]]:
     """Yield what can have a scheme of its own: linears and embedding tables, by name."""
     for name, child in module.named_modules():
@@ -120,13 +140,14 @@ def to_nearest(weight: torch.Tensor, group: int) -> torch.Tensor:
     return ((blocks / scale).round().clamp(-LARGEST, LARGEST) * scale).reshape(weight.shape)
 
 
-def fitted(weight: torch.Tensor, products: torch.Tensor, group: int) -> torch.Tensor:
+def fitted(weight: torch.Tensor, products: torch.Tensor, group: int, largest: int = LARGEST) -> torch.Tensor:
     """Return a weight [out, in] on a grid that keeps its outputs, by GPTQ.
 
     Args:
         weight: fp32.
         products: [in, in], the sum of x x^T over inputs x.
         group: inputs that share a scale; divides `in`.
+        largest: of a value: 7 for 4 bits, 127 for 8.
 
     """
     matter = products.diagonal().clone()
@@ -137,45 +158,47 @@ def fitted(weight: torch.Tensor, products: torch.Tensor, group: int) -> torch.Te
     left, rounded = weight.clone(), torch.empty_like(weight)
     for start in range(0, weight.shape[1], group):
         part = slice(start, start + group)
-        rounded[:, part], errors = _fitted_group(left[:, part], upper[part, part], matter[part])
+        rounded[:, part], errors = _fitted_group(left[:, part], upper[part, part], matter[part], largest)
         left[:, start + group :] -= errors @ upper[part, start + group :]
     return rounded
 
 
-def _fitted_group(block: torch.Tensor, upper: torch.Tensor, matter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _fitted_group(
+    block: torch.Tensor, upper: torch.Tensor, matter: torch.Tensor, largest: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a group of columns [out, group] on its grid, and what each column leaves to the later groups."""
-    scale = _scale(block, matter)
-    rounded, errors = _column_by_column(block, scale, upper)
+    scale = _scale(block, matter, largest)
+    rounded, errors = _column_by_column(block, scale, upper, largest)
     for _ in range(_DRAWN_IN):
         # A range that nothing reaches any more is drawn in until something does, so that the grid can be found again.
-        short = (rounded.abs().amax(1) < (LARGEST - 0.5) * scale[:, 0]) & (block.abs().amax(1) > _NOTHING)
+        short = (rounded.abs().amax(1) < (largest - 0.5) * scale[:, 0]) & (block.abs().amax(1) > _NOTHING)
         if not bool(short.any()):
             break
-        scale[short] = _short(0.92 * scale[short])
-        rounded[short], errors[short] = _column_by_column(block[short], scale[short], upper)
+        scale[short] = _short((1 - _DRAWN / largest) * scale[short])
+        rounded[short], errors[short] = _column_by_column(block[short], scale[short], upper, largest)
     return rounded, errors
 
 
 def _column_by_column(
-    block: torch.Tensor, scale: torch.Tensor, upper: torch.Tensor
+    block: torch.Tensor, scale: torch.Tensor, upper: torch.Tensor, largest: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     left, rounded, errors = block.clone(), torch.empty_like(block), torch.empty_like(block)
     for at in range(block.shape[1]):
         column = left[:, at : at + 1]
-        rounded[:, at : at + 1] = (column / scale).round().clamp(-LARGEST, LARGEST) * scale
+        rounded[:, at : at + 1] = (column / scale).round().clamp(-largest, largest) * scale
         error = (column - rounded[:, at : at + 1]) / upper[at, at]
         errors[:, at : at + 1] = error
         left[:, at:] -= error * upper[at, at:]
     return rounded, errors
 
 
-def _scale(block: torch.Tensor, matter: torch.Tensor) -> torch.Tensor:
+def _scale(block: torch.Tensor, matter: torch.Tensor, largest: int = LARGEST) -> torch.Tensor:
     """Return the scale [out, 1] of the least squared error of a group [out, group], by how much each column matters."""
     top = block.abs().amax(1, keepdim=True)
     best, lowest = torch.ones_like(top), torch.full_like(top, torch.inf)
     for share in _SHARES:
-        scale = _short((top * (share / LARGEST)).clamp(min=_NOTHING))
-        rounded = (block / scale).round().clamp(-LARGEST, LARGEST) * scale
+        scale = _short((top * (share / largest)).clamp(min=_NOTHING))
+        rounded = (block / scale).round().clamp(-largest, largest) * scale
         error = ((rounded - block).square() * matter).sum(1, keepdim=True)
         better = error < lowest
         best, lowest = torch.where(better, scale, best), torch.where(better, error, lowest)

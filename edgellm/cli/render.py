@@ -208,8 +208,8 @@ def targets(items: Sequence[Target]) -> str:
     """Return the table of targets."""
     rows = [(t.name, t.tier, t.cpu, " ".join(t.formats), t.scheme, t.summary) for t in items]
     return columns(("target", "tier", "cpu", "formats", "scheme", "what it is"), rows, left=6) + (
-        "\n\nTier 1 is executed in CI (Arm on emulated CPUs), tier 2 built in CI and its artifacts executed on x86-64, "
-        "tier 3 neither."
+        "\n\nTier 1 is executed in CI (Arm on emulated CPUs, an NPU by its vendor's emulation), tier 2 built in CI and its "
+        "artifacts executed\non x86-64 where that is possible (Core ML's and Vulkan's are read back), tier 3 neither."
     )
 
 

@@ -270,8 +270,9 @@ def _first_installed(bundle: Bundle) -> Artifact:
         return next((artifact for artifact in ready if not engines.emulates(artifact)), ready[0])
     formats = [artifact.format for artifact in artifacts if engines.can_run(artifact)]
     if not formats:
+        delegates = " and ".join(sorted({artifact.delegate for artifact in artifacts}))
         raise UsageError(
-            f"edgellm's runtime runs none of {bundle.path}: {', '.join(a.delegate for a in artifacts)} is for an app's own.",
+            f"edgellm's runtime runs nothing of {bundle.path}: {delegates} is for an app's own.",
             hint="Build for another target to run it here.",
         )
     raise MissingDependencyError(

@@ -95,6 +95,7 @@ def _run(job: dict[str, Any], folder: Path) -> object:
         calibration=job["calibration"],
         ranges=job["ranges"],
         golden=job["golden"],
+        even=job["equalize"],
     )
     return strict.plain(lowered)
 

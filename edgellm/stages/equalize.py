@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -35,8 +36,22 @@ INVERSE = "equalized_by"
 """Name of the buffer with what a linear's input channels are multiplied by."""
 
 
-def equalize(model: nn.Module, feeds: Samples, wanted: Callable[[str], bool] = lambda name: True) -> int:
-    """Equalize the inputs of a model's linears in place, and return at how many places that lowers the error.
+@dataclass(frozen=True)
+class Gain:
+    """What equalizing did.
+
+    Attributes:
+        places: inputs of linears that were equalized.
+        error: squared error that rounding makes at these places, as a part of what it made before; 1 if there are none.
+
+    """
+
+    places: int
+    error: float
+
+
+def equalize(model: nn.Module, feeds: Samples, wanted: Callable[[str], bool] = lambda name: True) -> Gain:
+    """Equalize the inputs of a model's linears in place where that lowers the error, and return what it gained.
 
     A linear stays the module it is, for models that read its weight themselves: what divides is a hook on its call.
 
@@ -50,21 +65,22 @@ def equalize(model: nn.Module, feeds: Samples, wanted: Callable[[str], bool] = l
     places = [group for group in groups(model, feeds[0]) if all(map(wanted, group))]
     names = [name for group in places for name in group]
     largest, samples = _observe(model, names, feeds, every=step)
-    changed = 0
+    changed, before, after = 0, 0.0, 0.0
     for group in places:
         if any(name not in largest for name in group):
             continue  # not called on every path
         linears = [linear(model, name) for name in group]
-        scale = _best_scale(linears, largest[group[0]], samples[group[0]])
+        scale, was, left = _best_scale(linears, largest[group[0]], samples[group[0]])
         if scale is None:
             continue
+        before, after = before + was, after + left
         inverse = 1 / scale  # one tensor for the whole group, so that the traced graph divides once
         for each in linears:
             each.weight = nn.Parameter(each.weight.data * scale, requires_grad=False)
             each.register_buffer(INVERSE, inverse)
             each.register_forward_pre_hook(_divide)
         changed += 1
-    return changed
+    return Gain(changed, after / before if before else 1.0)
 
 
 def _divide(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -93,12 +109,13 @@ def _observe(
 
 def _best_scale(
     linears: Sequence[nn.Linear], largest: torch.Tensor, samples: Sequence[torch.Tensor]
-) -> torch.Tensor | None:
-    """Return what to divide each input channel by, [in], or None where leaving them as they are is best."""
+) -> tuple[torch.Tensor | None, float, float]:
+    """Return what to divide each input channel by, [in], or None where leaving them as they are is best; error before, after."""
     weight = torch.cat([each.weight.data for each in linears])
     heaviest = weight.abs().amax(0).clamp(min=1e-5)
     expected = [rows @ weight.T for rows in samples]
-    best, lowest = None, _WORTH * _error(weight, samples, expected)
+    before = _error(weight, samples, expected)
+    best, lowest = None, _WORTH * before
     for strength in STRENGTHS:
         scale = largest.clamp(min=1e-5) ** strength / heaviest ** (1 - strength)
         # Powers of two: fp32 stays exact to the bit, and rounding of sums does not reach the artifact's bytes.
@@ -106,7 +123,7 @@ def _best_scale(
         error = _error(weight * scale, [rows / scale for rows in samples], expected)
         if error < lowest:
             best, lowest = scale, error
-    return best
+    return best, before, lowest
 
 
 def _error(weight: torch.Tensor, inputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:

@@ -101,7 +101,9 @@ def _calibration(plan: Plan) -> Calibration | None:
     if not plan.calibration:
         return None
     digest = hashlib.sha256("\n".join(plan.calibration).encode()).hexdigest()
-    ranges = plan.ranges if any(each.static for each in plan.precisions.values()) else None
+    static = {each.name for each in plan.precisions.values() if each.static}
+    # 16 bits hold all that was seen.
+    ranges = None if not static else "minmax" if static == {"a16w8"} else plan.ranges
     return Calibration(len(plan.calibration), digest, plan.own_calibration, ranges)
 
 

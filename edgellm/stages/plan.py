@@ -63,6 +63,7 @@ class Plan:
         corpus: what the vocabulary is to be trimmed by, before anything else; None leaves it whole.
         max_fallback: share of the cost, or of the operators, that may stay outside the delegate; None where only NPUs are
             asked to take what multiplies matrices.
+        equalize: whether outlying channels are evened out where the scheme gains by it.
         notes: what the user asked for and did not get in full.
 
     """
@@ -83,6 +84,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     ranges: str = "mse"
     max_fallback: float | None = None
+    equalize: bool = True
 
     @property
     def max_tokens(self) -> int:
@@ -96,7 +98,7 @@ def resolve(
     golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
     vocab_from: str | os.PathLike[str] | None, describe: Describe,
-    layers: str | os.PathLike[str] | None = None, max_fallback: float | None = None,
+    layers: str | os.PathLike[str] | None = None, max_fallback: float | None = None, equalize: bool = True,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
 
@@ -174,7 +176,7 @@ def resolve(
         source, aim, chosen, how, buckets, min_agreement,
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(checked, source.options)),
-        labelled=tuple(labelled), out=place, corpus=corpus, max_fallback=max_fallback,
+        labelled=tuple(labelled), out=place, corpus=corpus, max_fallback=max_fallback, equalize=equalize,
         ranges=ranges or next(iter(RANGES)),
         notes=(*((f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else ()), *notes),
     )  # fmt: skip

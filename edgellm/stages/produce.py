@@ -114,6 +114,7 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
             "format": fmt,
             "scheme": precisions.default,
             "layers": precisions.layers,
+            "equalize": plan.equalize,
             "buckets": plan.buckets,
             "target": strict.plain(_lowering(plan, fmt)),
             "calibration": plan.calibration if precisions.calibrates(backend) else (),

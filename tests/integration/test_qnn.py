@@ -36,7 +36,7 @@ def test_each_length_is_one_node_that_the_npu_runs_whole(classifier: Bundle) -> 
     assert artifact.bytes == sum(classifier.use(name).stat().st_size for name in artifact.files)
     for name in artifact.files:
         assert [node.op_type for node in onnx.load(classifier.use(name)).graph.node] == [NODE]
-    assert artifact.agreement.mean > 0.999
+    assert artifact.agreement.mean >= 0.99
     assert "emulation" in artifact.agreement.device
     assert (portable.id, portable.delegate) == ("onnx-int8-dynamic", "cpu")
     assert "emulation" not in portable.agreement.device
@@ -68,7 +68,7 @@ def test_a_context_binary_for_another_soc_is_caught(classifier: Bundle, tmp_path
     assert "compiled for SoC 57; snapdragon-8-gen2 is SoC 43" in findings[-1].message
     assert not [f for f in examine_artifact(path, "qnn", load_target("snapdragon-8-gen3")) if f.level != "ok"]
     done = edgellm("doctor", str(classifier.path), "--target", "snapdragon-8-gen2")
-    assert done.returncode == 5, done.stdout
+    assert done.returncode == 6, done.stdout
     assert "compiled for SoC 57" in done.stdout + done.stderr
 
 
@@ -111,5 +111,5 @@ def test_an_operator_that_the_npu_does_not_take_fails_the_build(model: Model, tm
         str(model("encoder")), "--format", "qnn", *COMMON, str(tmp_path / "bundle"), cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 5, done.stderr
-    assert "Atanh" in done.stderr
+    assert "1 Atanh (the QNN provider does not run it on the HTP)" in done.stderr
     assert not (tmp_path / "bundle").exists()

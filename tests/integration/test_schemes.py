@@ -24,9 +24,9 @@ def built(folder: Path, out: Path, *options: str) -> Bundle:
 @pytest.mark.parametrize(
     ("scheme", "formats"),
     [
-        ("fp16", ("executorch", "onnx", "tflite")),
+        pytest.param("fp16", ("executorch", "onnx", "tflite"), marks=pytest.mark.full),
         ("int4-dynamic", ("executorch", "onnx", "tflite")),
-        ("int4-weight-only", ("onnx", "tflite")),
+        pytest.param("int4-weight-only", ("onnx", "tflite"), marks=pytest.mark.full),
     ],
 )
 def test_a_scheme_ships_in_every_format_that_can_express_it(
@@ -92,7 +92,14 @@ def test_layers_that_cant_be_are_refused(
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("scheme", ["int8-dynamic", "int8-static", "int4-dynamic"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "int8-dynamic",
+        pytest.param("int8-static", marks=pytest.mark.full),
+        pytest.param("int4-dynamic", marks=pytest.mark.full),
+    ],
+)
 def test_a_channel_a_hundred_times_as_large_never_ruins_a_bundle_silently(
     scheme: str, model: Model, tmp_path: Path
 ) -> None:

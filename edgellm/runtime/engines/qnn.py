@@ -47,13 +47,16 @@ def provider() -> Any:
     raise DeviceError("The QNN provider finds no Qualcomm NPU on this machine.", hint="Run another --format.")
 
 
-def session(path: Path, options: dict[str, str], config: dict[str, str]) -> Any:
-    """Return an ONNX Runtime session in which the HTP runs everything: what it does not take is an error, never a fallback.
+FALLBACK = "session.disable_cpu_ep_fallback"
+"""The session option that forbids operators on the CPU; an artifact that was allowed some says "0"."""
+
+
+def session(path: Path, options: dict[str, str]) -> Any:
+    """Return an ONNX Runtime session in which the HTP runs everything: what it does not take is an error, unless it says so.
 
     Args:
         path: an ONNX file: quantized operators, or a context binary.
-        options: of the provider.
-        config: more session options.
+        options: of the provider, and of the session: those have a dot in their names.
 
     """
     import onnxruntime
@@ -61,9 +64,11 @@ def session(path: Path, options: dict[str, str], config: dict[str, str]) -> Any:
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = _SEVERE
-    for key, value in {"session.disable_cpu_ep_fallback": "1", **config}.items():
-        settings.add_session_config_entry(key, value)
-    settings.add_provider_for_devices([provider()], {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **options})
+    for key, value in {FALLBACK: "1", **options}.items():
+        if "." in key:
+            settings.add_session_config_entry(key, value)
+    own = {key: value for key, value in options.items() if "." not in key}
+    settings.add_provider_for_devices([provider()], {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **own})
     return onnxruntime.InferenceSession(str(path), settings)
 
 
@@ -75,7 +80,7 @@ class QnnEngine:
         self._sessions = {}
         for tokens, path in zip(artifact.signature.buckets, paths, strict=True):
             try:
-                self._sessions[tokens] = session(path, artifact.session_options, {})
+                self._sessions[tokens] = session(path, artifact.session_options)
             except Exception as error:  # its exceptions share no base class
                 raise BundleError(
                     f"The QNN provider can't load {path.name}: {error}.",

@@ -81,7 +81,7 @@ def test_vulkan_takes_the_whole_graph_at_any_length(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         lowered = executorch_vulkan.lower(tiny_bert(8, 16), Precisions("fp16"), ANDROID, tmp_path / name)
-    delegation = shared(lowered)
+        delegation = shared(lowered)
         files.append((tmp_path / name / lowered.file).read_bytes())
     assert files[0] == files[1]
     assert (delegation.partitions, delegation.outside, delegation.share_of_cost) == (1, 0, 1)

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from edgellm.backends.calibrate import rounded_weight
 from edgellm.backends.rounding import (
     GROUP,
     LARGEST,
+    fit_channels,
     fitted,
     grid,
     group_of,
@@ -109,3 +111,14 @@ def test_constants_are_told_by_their_bytes_transposed_and_scaled() -> None:
     assert layer(module.table.weight.numpy()) == "table"
     assert layer(weight[::-1].copy()) is None
     assert layer(weight * 0) is None
+
+
+def test_8_bit_channels_are_fitted_on_the_grid_that_every_quantizer_finds() -> None:
+    module, plain = prepared(), prepared()
+    fit_channels(module, samples())
+    x = module.table(samples(2)[0]["ids"])[0] + module.types.weight[0]
+    x = x + x.mean(-1, keepdim=True) * 4
+    weight, before = module.up.weight.data, plain.up.weight.data
+    torch.testing.assert_close(rounded_weight(weight), weight, rtol=0, atol=1e-7)
+    assert error(weight, before, x) < 0.7 * error(rounded_weight(before), before, x)
+    assert torch.equal(module.types.weight, plain.types.weight)

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from edgellm.backends._vendor_sdks import VENDOR_SDKS, ensure_sdk
-from edgellm.errors import MissingDependencyError
+from edgellm.errors import MissingDependencyError, UsageError
 
 
 @pytest.mark.parametrize("delegate", sorted(VENDOR_SDKS))
@@ -27,8 +27,9 @@ def test_delegates_without_one_pass(delegate: str) -> None:
     ensure_sdk(delegate)
 
 
-def test_an_sdk_that_is_there_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_sdk_that_is_there_is_not_used_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     found = types.ModuleType("eiq_neutron_sdk")
     found.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "eiq_neutron_sdk", found)
-    ensure_sdk("neutron")
+    with pytest.raises(UsageError, match="is installed, and edgellm does not lower for neutron yet"):
+        ensure_sdk("neutron")

@@ -34,12 +34,12 @@ def change(outlier, twice=False):
     feeds = [{"x": torch.randn(1, n, 32)} for n in range(4, 40)]
     with torch.no_grad():
         before = [model(**item) for item in feeds]
-        count = equalize(model, feeds)
+        gain = equalize(model, feeds)
         after = [model(**item) for item in feeds]
     exact = max(float(((a - b).abs().max() / b.abs().max())) for a, b in zip(after, before))
     names = [name for name, module in model.named_modules() if hasattr(module, INVERSE)]
     shared = hasattr(model.query, INVERSE) and getattr(model.query, INVERSE) is getattr(model.key, INVERSE)
-    return {"count": count, "exact": exact, "names": names, "shared": shared}
+    return {"count": gain.places, "error": gain.error, "exact": exact, "names": names, "shared": shared}
 
 class Odd(nn.Module):
     # Aliases, tied weights, a weight that is read directly, a call by keyword.
@@ -109,6 +109,8 @@ def test_linears_that_read_one_tensor_are_scaled_alike_and_fp32_stays(changes: l
     assert changes[1]["names"] == ["query", "key"]
     assert changes[1]["shared"]
     assert changes[1]["exact"] < 1e-6  # type: ignore[operator]
+    assert (changes[0]["error"], changes[1]["count"]) == (1.0, 1)
+    assert changes[1]["error"] < 0.35  # type: ignore[operator]
 
 
 def test_a_linear_with_changing_companions_is_left_alone(changes: list[dict[str, object]]) -> None:
