@@ -158,8 +158,11 @@ def _drop(drop: object) -> str:
 def _gained(front: Front) -> str:
     if front.gain is None:
         return ""
-    word = {"size": "smaller", "latency": "less time", "instructions": "fewer instructions"}[front.minimize]
-    return f", {front.gain:.1%} {word} than uniform int8-dynamic"
+    words = {
+        "size": ("smaller", "larger"), "latency": ("less time", "more time"),
+        "instructions": ("fewer instructions", "more instructions"),
+    }[front.minimize]  # fmt: skip
+    return f", {abs(front.gain):.1%} {words[front.gain < 0]} than uniform int8-dynamic"
 
 
 def _bounds(front: Front) -> str:

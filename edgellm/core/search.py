@@ -151,7 +151,8 @@ class Front:
         groups: the search space, in the order of sensitivity: first what loses least for each weight.
         points: every trial that came to its end, by number.
         failures: those that did not.
-        front: numbers of the points that no other betters in both points lost and what is minimized, cheapest first.
+        front: numbers of the points within the bounds on size and cost that no other betters in both points lost and what is
+            minimized, cheapest first.
         uniform: number of uniform int8-dynamic.
         chosen: number of the cheapest point within all bounds; None where there is none.
         gain: part of what is minimized that the chosen point saves against uniform int8-dynamic, 0 to 1.

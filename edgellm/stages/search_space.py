@@ -154,11 +154,13 @@ def as_toml(precisions: Precisions, about: str) -> str:
 def front_of(points: Sequence[Point], minimize: str) -> tuple[int, ...]:
     """Return the numbers of the points that no other betters in both objectives, cheapest first.
 
-    Of points that are equal in both, the first stays.
+    Points lost are an objective, so that points beyond that bound may be on the front; those beyond another are not. Of points
+    that are equal in both, the first stays.
     """
+    within = [point for point in points if not set(point.broken) - {"drop"}]
     found: list[int] = []
     least = math.inf
-    for point in sorted(points, key=lambda p: (*reversed(p.objectives(minimize)), p.number)):
+    for point in sorted(within, key=lambda p: (*reversed(p.objectives(minimize)), p.number)):
         drop, _ = point.objectives(minimize)
         if drop < least:
             found.append(point.number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -120,14 +121,12 @@ def test_the_file_of_layers_is_what_a_build_reads(tmp_path: Path) -> None:
     assert read_precisions(file).name == BASE
 
 
-POINTS = st.lists(
-    st.tuples(st.integers(-20, 200), st.integers(1, 50), st.booleans()), max_size=25
-).map(
+BROKEN = st.sampled_from([{}, {"drop": 0.5}, {"size": 0.1}, {"drop": 0.1, "cost": 0.2}])
+POINTS = st.lists(st.tuples(st.integers(-20, 200), st.integers(1, 50), BROKEN), max_size=25).map(
     lambda rows: [
-        Point(i, "", {}, Drop(drop / 10, 0, 0), size, None, 1.0, {} if within else {"size": 0.1 * i})
-        for i, (drop, size, within) in enumerate(rows)
+        Point(i, "", {}, Drop(drop / 10, 0, 0), size, None, 1.0, broken) for i, (drop, size, broken) in enumerate(rows)
     ]
-)  # fmt: skip
+)
 
 
 @settings(deadline=None)
@@ -140,9 +139,11 @@ def test_the_front_holds_what_nothing_betters_and_nothing_else(points: list[Poin
         x, y = a.objectives("size"), b.objectives("size")
         return x != y and x[0] <= y[0] and x[1] <= y[1]
 
-    on = [point for point in points if point.number in front]
-    assert not any(betters(a, b) for a in points for b in on)
-    left = [point for point in points if point.number not in front]
+    bounded = [point for point in points if set(point.broken) <= {"drop"}]
+    on = [point for point in bounded if point.number in front]
+    assert len(on) == len(front)
+    assert not any(betters(a, b) for a in bounded for b in on)
+    left = [point for point in bounded if point.number not in front]
     assert all(any(betters(a, b) or a.objectives("size") == b.objectives("size") for a in on) for b in left)
     sizes = [point.bytes for number in front for point in points if point.number == number]
     assert sizes == sorted(sizes)
@@ -151,11 +152,14 @@ def test_the_front_holds_what_nothing_betters_and_nothing_else(points: list[Poin
 @settings(deadline=None)
 @given(POINTS)
 def test_the_chosen_point_is_the_smallest_within_the_bounds(points: list[Point]) -> None:
+    points = [dataclasses.replace(p, broken={k: v for k, v in p.broken.items() if k != "drop"}) for p in points]
+    points = [p if p.drop.points <= 1 else dataclasses.replace(p, broken={**p.broken, "drop": 1.0}) for p in points]
     chosen = chosen_of(points, "size")
     within = [point for point in points if point.feasible]
     assert (chosen is None) == (not within)
     if chosen is not None:
         assert chosen.bytes == min(point.bytes for point in within)
+        assert chosen.number in front_of(points, "size")
         assert chosen.drop.points == min(point.drop.points for point in within if point.bytes == chosen.bytes)
 
 
