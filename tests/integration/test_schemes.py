@@ -25,7 +25,7 @@ def built(folder: Path, out: Path, *options: str) -> Bundle:
     ("scheme", "formats"),
     [
         pytest.param("fp16", ("executorch", "onnx", "tflite"), marks=pytest.mark.full),
-        ("int4-dynamic", ("executorch", "onnx", "tflite")),
+        pytest.param("int4-dynamic", ("executorch", "onnx", "tflite"), marks=pytest.mark.full),
         pytest.param("int4-weight-only", ("onnx", "tflite"), marks=pytest.mark.full),
     ],
 )
