@@ -107,8 +107,8 @@ def test_calibration_texts_of_another_domain_are_noted(model: Model, tmp_path: P
         "--calibration", str(own), "--ranges", "minmax", "--min-agreement", "0.5", "--out", str(tmp_path / "b"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (note,) = Bundle.open(tmp_path / "b").manifest.notes
-    assert note.startswith("The calibration texts are unlike the golden texts: ")
+    notes = Bundle.open(tmp_path / "b").manifest.notes
+    (note,) = (each for each in notes if each.startswith("The calibration texts are unlike the golden texts: "))
     assert note in " ".join(done.stdout.split("\n"))
 
 
