@@ -149,6 +149,11 @@ def write(row: Architecture, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def _shortcomings(notes: Sequence[str]) -> tuple[str, ...]:
+    """Return the notes but for those that state a gain."""
+    return tuple(note for note in notes if "were equalized at" not in note)
+
+
 def measure(row: Architecture, formats: Sequence[str], work: Path) -> support.Architecture:
     """Build one architecture, and return its row: all formats at once, or each alone where that fails."""
     folder = work / row.model
@@ -164,7 +169,9 @@ def measure(row: Architecture, formats: Sequence[str], work: Path) -> support.Ar
         else:
             alone, reason = manifest, complaint
         cells.append(_cell(fmt, alone, reason))
-    return support.Architecture(row.name, row.model, KINDS[row.tokenizer], row.listed, tuple(cells), tuple(notes))
+    return support.Architecture(
+        row.name, row.model, KINDS[row.tokenizer], row.listed, tuple(cells), _shortcomings(notes)
+    )
 
 
 def _build(folder: Path, formats: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
