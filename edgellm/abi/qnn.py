@@ -72,9 +72,17 @@ def _said(path: Path) -> dict[str, int | str]:
             "Examining a QNN context binary needs onnxruntime-qnn.", hint="Install it with: pip install 'edgellm[qnn]'"
         )
     command = [sys.executable, "-P", "-m", "edgellm.abi._context_binary", str(path.resolve())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    if done.returncode:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"The context binary in {path} is damaged: its reader did not end in {_SECONDS} s.", hint="Build it again."
+        ) from None
+    if done.returncode < 0:
         raise InputError(f"The context binary in {path} is damaged: its reader crashed.", hint="Build it again.")
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(f"The context binary in {path} can't be read here: {reason}.", hint="See 'edgellm doctor'.")
     said: dict[str, int | str] = json.loads(done.stdout)
     if "error" in said:
         raise InputError(f"The context binary in {path} can't be read: {said['error']}.", hint="Build it again.")

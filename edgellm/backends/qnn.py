@@ -3,10 +3,9 @@
 Each length is a file of its own, an ONNX graph of one node that holds a context binary. A binary that several lengths share
 would be smaller, and the emulation that the gate runs can't load one.
 
-What keeps the whole encoder on the NPU (measured with onnxruntime-qnn 2.7 on MiniLM):
+What keeps the whole encoder on the NPU, and its accuracy (onnxruntime-qnn 2.7):
 - scales of LayerNorms in 8 unsigned bits: signed ones fall back to the CPU;
-- weights of matmuls named one by one with their axis: the quantizer would give them one scale per tensor, which costs
-  accuracy (.944 in place of .998).
+- weights of matmuls named one by one with their axis: the quantizer would give them one scale per tensor.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _TEXTS = 48
 
 _BEGINNINGS = (3, 5)
 """Tokens to which every second of them is cut, besides. What models write for a single word goes beyond what they write for
-any sentence: without these, MiniLM's answers to words agree by .993 in place of .999."""
+any sentence, and 16-bit ranges that end at sentences cut it off."""
 
 _ROWS = 2_000
 """Rows at most that the range of one activation is chosen on."""
@@ -75,7 +74,7 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
         names.append(f"model-{scheme}-{tokens}.onnx")
         fixed = _fixed(model, tokens, folder)
         quantized = _quantized(fixed, [cut(item, prepared.inputs, tokens) for item in (*feeds, *short)], ranges, folder)
-        outside = _compile(quantized, options, folder / names[-1])
+        outside = max(outside, _compile(quantized, options, folder / names[-1]), key=len)
         for path in (fixed, quantized):
             path.unlink()
     total = sum((folder / name).stat().st_size for name in names)
@@ -84,22 +83,21 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
         more_files=tuple(names[1:]),
         signature=Signature(prepared.inputs, (prepared.output,), buckets=prepared.buckets),
         session_options=options | ({FALLBACK: "0"} if outside else {}),
-        delegation=_delegation(operators, outside, cost),
+        delegation=delegation_of(operators, outside, cost),
         contents=contents_of({"context binaries": total}, total),
     )
 
 
-def _delegation(operators: int, outside: Sequence[str], cost: float) -> Delegation:
-    """Return the delegation of a graph of so many operators, of which the longest length left some outside.
+def delegation_of(operators: int, outside: Sequence[str], cost: float) -> Delegation:
+    """Return the delegation of a graph of so many operators, of the length that left the most outside.
 
-    Between operators that were left, the provider leaves the QuantizeLinear and DequantizeLinear as well. A matmul outside would
-    say nothing of its cost, and is heavy by its name.
+    Between operators that were left, the provider leaves the QuantizeLinear and DequantizeLinear as well. What an operator
+    outside costs is not known, so that shares are of operators then.
     """
     left = [(kind, "the QNN provider does not run it on the HTP", 0.0) for kind in outside if kind not in _BETWEEN]
-    partitions = 1 if not outside else None
-    return Delegation(
-        "htp", partitions, operators - len(left), len(left), cost, 0.0, MULTIPLY_ACCUMULATES, grouped(left)
-    )
+    partitions, known = (None, 0.0) if outside else (1, cost)
+    inside = operators - len(left)
+    return Delegation("htp", partitions, inside, len(left), known, 0.0, MULTIPLY_ACCUMULATES, grouped(left))
 
 
 def _beginning(feeds: Feeds, tokens: int) -> Feeds:

@@ -83,9 +83,10 @@ def judge_delegation(artifacts: Sequence[Artifact], most: float | None) -> None:
             shown = "; ".join(f"{each.count} {each.operator} ({each.cause})" for each in left[:5])
             rest = f"; and {len(left) - 5} more kinds" if len(left) > 5 else ""
             total = delegation.inside + delegation.outside
+            known = delegation.cost_inside + delegation.cost_outside > 0
+            cost = f" and {1 - delegation.share_of_cost:.1%} of the {delegation.basis}" if known else ""
             lines.append(
-                f"{artifact.id}: {delegation.outside} of {total} operators and {1 - delegation.share_of_cost:.1%} of the "
-                f"{delegation.basis} stay outside {artifact.delegate}: {shown}{rest}."
+                f"{artifact.id}: {delegation.outside} of {total} operators{cost} stay outside {artifact.delegate}: {shown}{rest}."
             )
     if lines:
         raise GateError(

@@ -27,7 +27,7 @@ SETUP = "edgellm device setup vela"
 """The command that makes Vela ready."""
 
 _TIMEOUT_S = 900
-"""MiniLM takes 3 s."""
+"""A small encoder takes seconds."""
 
 
 @dataclass(frozen=True)

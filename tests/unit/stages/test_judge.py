@@ -61,3 +61,12 @@ def test_a_share_that_the_user_allows_is_allowed_on_an_npu_too(artifact: Make) -
 
 def test_what_is_decided_when_it_loads_is_not_judged(artifact: Make) -> None:
     judge_delegation([dataclasses.replace(artifact("coreml"), delegation=None)], 0.0)
+
+
+def test_where_costs_are_not_known_the_share_is_of_operators(artifact: Make) -> None:
+    unknown = Delegation("htp", None, 9, 1, 0.0, 0.0, MULTIPLY_ACCUMULATES, (dataclasses.replace(MATMUL, cost=0.0),))
+    found = [dataclasses.replace(artifact("htp"), delegation=unknown)]
+    judge_delegation(found, 0.1)
+    for most in (None, 0.05):
+        with pytest.raises(GateError, match=r": 1 of 10 operators stay outside htp: 1 MatMul"):
+            judge_delegation(found, most)
