@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +31,7 @@ from edgellm.backends._coreml_package import (
     write_package,
 )
 from edgellm.backends._delegation import survey
+from edgellm.backends._executorch_program import delegates, emitted
 from edgellm.backends._quiet import importing, quietly
 from edgellm.backends.mlpackage import NOT_RUN
 from edgellm.backends.trace import example, trace, trace_static
@@ -54,10 +54,10 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
     with quietly():
         edge, buckets, more = _lowered(prepared, buckets, ios)
         delegation = survey(edge.exported_program(), "coreml", buckets[-1])
-        packages = [_rewrite(module, scheme) for module in _delegates(edge.exported_program())]
+        packages = [_rewrite(module, scheme) for module in delegates(edge.exported_program())]
         if not packages:
             raise EdgellmError("Core ML took no part of the graph, so everything would run on slow portable kernels.")
-        buffer = _emitted(edge)
+        buffer = emitted(edge)
     name = f"model-{scheme}.pte"
     (folder / name).write_bytes(buffer)
     return Lowered(
@@ -110,13 +110,6 @@ def _lower(program: ExportedProgram, prepared: Prepared, buckets: tuple[int, ...
             partitioner=[CoreMLPartitioner(compile_specs=specs, lower_full_graph=several)],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )
-
-
-def _delegates(program: ExportedProgram) -> Iterator[Any]:
-    """Yield the lowered modules of a program, in order."""
-    for node in program.graph.nodes:
-        if "executorch_call_delegate" in str(node.target):
-            yield getattr(program.graph_module, node.args[0].target)
 
 
 def _rewrite(lowered: Any, scheme: str) -> Package:
@@ -174,13 +167,6 @@ def _digest(folder: Path) -> str:
         if path.is_file():
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return str(uuid.UUID(bytes=digest.digest()[:16]))
-
-
-def _emitted(edge: Any) -> bytes:
-    from executorch.exir import ExecutorchBackendConfig
-
-    buffer: bytes = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True)).buffer
-    return buffer
 
 
 def _summed(packages: list[Package]) -> dict[str, int]:

@@ -6,7 +6,6 @@ One program serves every length: Vulkan's shaders are given sizes when they run,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from edgellm.abi.vulkan import VulkanGraph, read_graph
 from edgellm.backends import MIN_TOKENS, Lowered, Prepared, contents_of
 from edgellm.backends._cost import overload
 from edgellm.backends._delegation import survey
+from edgellm.backends._executorch_program import delegates, emitted
 from edgellm.backends._quiet import importing, quietly
 from edgellm.backends.constructs import converting
 from edgellm.backends.trace import example, trace
@@ -64,7 +64,7 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
             raise EdgellmError("Vulkan took no part of the graph, so everything would run on slow portable kernels.")
         graphs = [read_graph(blob) for blob in _blobs(edge.exported_program())]
         ensure_precision(graphs, scheme)
-        buffer = _emitted(edge)
+        buffer = emitted(edge)
     name = f"model-{scheme}.pte"
     (folder / name).write_bytes(buffer)
     return Lowered(
@@ -130,22 +130,8 @@ def _lower(program: ExportedProgram) -> Any:
     )
 
 
-def _emitted(edge: Any) -> bytes:
-    from executorch.exir import ExecutorchBackendConfig
-
-    buffer: bytes = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True)).buffer
-    return buffer
-
-
-def _partitions(program: ExportedProgram) -> Iterator[Any]:
-    """Yield the lowered modules of a program, in order."""
-    for node in program.graph.nodes:
-        if "executorch_call_delegate" in str(node.target):
-            yield getattr(program.graph_module, node.args[0].target)
-
-
 def _blobs(program: ExportedProgram) -> list[bytes]:
-    return [module.processed_bytes for module in _partitions(program)]
+    return [module.processed_bytes for module in delegates(program)]
 
 
 def ensure_precision(graphs: list[VulkanGraph], scheme: str) -> None:
@@ -171,7 +157,7 @@ def _kinds(program: ExportedProgram) -> dict[str, int]:
     """Return bytes of embedding tables and of matmul weights, as they are in the file: floats have 16 bits there."""
     found = {"embedding tables": 0, "matmul weights": 0}
     seen: set[str] = set()
-    for lowered in _partitions(program):
+    for lowered in delegates(program):
         for node in lowered.original_module.graph.nodes:
             target = overload(node) if node.op == "call_function" else None
             kind, place = _WEIGHTS.get(target._schema.name if target else "", ("", 0))
