@@ -20,7 +20,7 @@ import edgellm
 from edgellm.benchmark import bench
 from edgellm.cli.render import columns
 from edgellm.core.precision import MIXED
-from edgellm.core.scheme import FORMATS, SCHEMES
+from edgellm.core.scheme import PORTABLE, SCHEMES
 from edgellm.device.host import Host
 from edgellm.runtime.bundle import Bundle
 from edgellm.runtime.machine import machine
@@ -64,7 +64,9 @@ def print_schemes(folder: Path) -> None:
     """Print for each scheme and format: agreement, size, and time against fp32 of the same format."""
     bundles = {}
     for name in (*SCHEMES, MIXED):
-        formats = [fmt for fmt in FORMATS if name == MIXED or fmt not in SCHEMES[name].refused]
+        formats = [fmt for fmt in PORTABLE if name == MIXED or fmt in SCHEMES[name].backends]
+        if not formats:
+            continue
         bundles[name] = edgellm.build(
             target="linux-x86_64", scheme=name, layers=LAYERS if name == MIXED else None, formats=formats, min_agreement=0.0,
             out=folder / f"scheme-{name}",
