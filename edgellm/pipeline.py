@@ -58,6 +58,7 @@ def build(
     eval: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
     vocab_from: str | os.PathLike[str] | None = None,
+    alternatives: int = 1,
     equalize: bool = True,
     max_fallback: float | None = None,
     min_agreement: float = 0.99,
@@ -88,6 +89,7 @@ def build(
         vocab_from: file of one text per line, like those that the product reads: the vocabulary keeps their pieces and
             single characters, and loses the rest, with its rows of the embedding table. These texts are answered as
             before, which is proven; others may be cut into smaller pieces and answered differently.
+        alternatives: for ctc-seq2seq: likeliest tokens of a slot that the graph names; a search among them needs several.
         equalize: whether outlying channels are evened out, exactly in fp32, where a scheme gains by it.
         max_fallback: share of the multiply-accumulates that may stay outside the delegate, from 0 to 1; where None, all
             may, but on an NPU none.
@@ -105,7 +107,8 @@ def build(
     return build_timed(
         model, target=target, formats=formats, scheme=scheme, layers=layers, task=task, tokenizer=tokenizer, pooling=pooling,
         calibration=calibration, ranges=ranges, golden=golden, eval=eval, max_drop=max_drop, vocab_from=vocab_from,
-        equalize=equalize, max_fallback=max_fallback, min_agreement=min_agreement, seq_len=seq_len, out=out,
+        alternatives=alternatives, equalize=equalize, max_fallback=max_fallback, min_agreement=min_agreement,
+        seq_len=seq_len, out=out,
         verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
 
@@ -115,8 +118,9 @@ def build_timed(
     layers: str | os.PathLike[str] | None, task: str | None,
     tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
     ranges: str | None, golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
-    vocab_from: str | os.PathLike[str] | None, equalize: bool, max_fallback: float | None, min_agreement: float,
-    seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None, verify_on_device: bool, cache: bool, progress: Report,
+    vocab_from: str | os.PathLike[str] | None, alternatives: int, equalize: bool, max_fallback: float | None,
+    min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None, verify_on_device: bool,
+    cache: bool, progress: Report,
 ) -> Built:  # fmt: skip
     """Build as `build` does, and return the seconds per stage as well."""
     seconds: dict[str, float] = {}
@@ -147,6 +151,7 @@ def build_timed(
                 eval=eval,
                 max_drop=max_drop,
                 max_fallback=max_fallback,
+                alternatives=alternatives,
                 equalize=equalize,
                 min_agreement=min_agreement,
                 seq_len=seq_len,

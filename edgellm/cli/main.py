@@ -79,6 +79,9 @@ def cli() -> None:
     help="File of one text per line that the product reads: pieces of the vocabulary that they don't need are dropped, and "
     "their rows of the embedding table; these texts are answered as before, others may not be.",
 )
+@click.option(
+    "--alternatives", default=1, help="For ctc-seq2seq: likeliest tokens of a slot that are kept to choose among."
+)
 @click.option("--no-equalize", is_flag=True, help="Leave outlying channels as they are.")
 @click.option(
     "--max-fallback", type=float,
@@ -96,7 +99,7 @@ def cli() -> None:
 def build(
     model: str | None, target: str, formats: tuple[str, ...], scheme: tuple[str, ...], layers: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | None, ranges: str | None, golden: str | None,
-    evaluation: str | None, max_drop: float | None, vocab_from: str | None, no_equalize: bool,
+    evaluation: str | None, max_drop: float | None, vocab_from: str | None, alternatives: int, no_equalize: bool,
     max_fallback: float | None, min_agreement: float,
     seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -114,7 +117,7 @@ def build(
             model, target=target, formats=formats, scheme=scheme or None, layers=layers, task=task, tokenizer=tokenizer,
             pooling=pooling,
             calibration=calibration, ranges=ranges, golden=golden, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
-            equalize=not no_equalize, max_fallback=max_fallback,
+            alternatives=alternatives, equalize=not no_equalize, max_fallback=max_fallback,
             min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
             cache=not no_cache, progress=progress,
         )  # fmt: skip

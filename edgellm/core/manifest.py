@@ -115,7 +115,9 @@ class TaskOptions:
         scores: text-classification: "softmax", "sigmoid" or "none" turns logits into scores.
         mask: fill-mask: the token that stands for a missing one.
         mask_id: its id.
-        pad_id: fill-mask: the id that is left out of sequences; None where there is none.
+        pad_id: fill-mask: the id that is left out of sequences; None where there is none. ctc-seq2seq: the blank.
+        slots: ctc-seq2seq: output places for each token.
+        alternatives: ctc-seq2seq: likeliest tokens of a slot that the graph names.
         clean_spaces: fill-mask: whether text loses the spaces before punctuation.
         unknown_id: token-classification: the id of what the vocabulary lacks; None where there is none.
         overlap: how many tokens neighbouring windows of a long text share; None where long texts are cut at the end.
@@ -129,6 +131,8 @@ class TaskOptions:
     mask: str = ""
     mask_id: int = 0
     pad_id: int | None = None
+    slots: int = 1
+    alternatives: int = 1
     clean_spaces: bool = False
     unknown_id: int | None = None
     overlap: int | None = None

@@ -20,7 +20,7 @@ from edgellm.errors import DeviceError
 from edgellm.folders import cache_dir
 from edgellm.toolchain.downloads import Download, fetch
 from edgellm.toolchain.packages import debs, wheels
-from edgellm.toolchain.unpack import unpack_deb, unpack_wheel
+from edgellm.toolchain.unpack import runs, unpack_deb, unpack_wheel
 
 TRIAL_S = 300.0
 """Seconds that the first emulated import of everything may take."""
@@ -108,7 +108,7 @@ def _build(folder: Path, packages: Mapping[str, list[Path]], progress: Progress,
     for path in packages["qemu"]:
         unpack_deb(path, work / "qemu", lambda name: name == "usr/bin/qemu-aarch64" or _is_library(name))
     for path in packages["base"]:
-        unpack_deb(path, work / "base", lambda name: "/gconv/" not in name)
+        unpack_deb(path, work / "base", lambda name: runs(name) and "/gconv/" not in name)
     for path in packages["site"]:
         unpack_wheel(path, work / "site")
     for cpu in CPUS.values():

@@ -90,7 +90,10 @@ def _from_pretrained(source: SourceModel) -> nn.Module:
     """Load a folder with transformers: safetensors only, no code from the folder, nothing initialized at random."""
     import transformers
 
+    from edgellm.models import ctc
+
     assert source.folder is not None
+    ctc.register()
     try:
         config = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
         cls = _class_of(config, source.task)

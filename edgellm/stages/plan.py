@@ -99,6 +99,7 @@ def resolve(
     min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
     vocab_from: str | os.PathLike[str] | None, describe: Describe,
     layers: str | os.PathLike[str] | None = None, max_fallback: float | None = None, equalize: bool = True,
+    alternatives: int = 1,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
 
@@ -147,7 +148,11 @@ def resolve(
             engines.require(fmt)  # the gate runs it here
     if out is not None:
         package.check_out(Path(out))
-    source = read_source(model, task=task, tokenizer=tokenizer, pooling=pooling, describe=describe)
+    source = read_source(
+        model, task=task, tokenizer=tokenizer, pooling=pooling, describe=describe, alternatives=alternatives
+    )
+    if alternatives != source.options.alternatives:
+        raise UsageError(f"--alternatives has no use: {source.task} has none.", hint="It belongs to ctc-seq2seq.")
     if corpus is not None and source.folder is None:
         raise InputError(
             f"The vocabulary of {model} can't be trimmed: a function leaves no folder to rewrite.",

@@ -74,8 +74,9 @@ Describe = Callable[[str], dict[str, Any]]
 
 
 def read_source(
-    model: str | None, *, task: str | None, tokenizer: str | None, pooling: str | None, describe: Describe
-) -> SourceModel:
+    model: str | None, *, task: str | None, tokenizer: str | None, pooling: str | None, describe: Describe,
+    alternatives: int = 1,
+) -> SourceModel:  # fmt: skip
     """Return the source model.
 
     Args:
@@ -84,6 +85,7 @@ def read_source(
         tokenizer: folder with a tokenizer.json (or that file); None looks in the model's folder.
         pooling: for feature-extraction, overrides the model's own files.
         describe: loads a factory elsewhere and returns its facts.
+        alternatives: for ctc-seq2seq, how many tokens of a slot the graph names.
 
     Raises:
         UsageError: an unknown task or pooling, or a missing option.
@@ -104,8 +106,8 @@ def read_source(
         facts = describe(model)
         return _source(
             name=model.partition(":")[2], folder=None, factory=model, tokenizer=tokenizer_file, task=task,
-            pooling=pooling, config=facts["config"], sha256=facts["sha256"], parameters=facts["parameters"],
-            licence=None,
+            pooling=pooling, alternatives=alternatives, config=facts["config"], sha256=facts["sha256"],
+            parameters=facts["parameters"], licence=None,
         )  # fmt: skip
     folder = check_folder(Path(model))
     config = _read_config(folder)
@@ -115,7 +117,7 @@ def read_source(
         name = "all-MiniLM-L6-v2"
     return _source(
         name=name, folder=folder, factory=None, tokenizer=tokenizer_file,
-        task=task or task_of(config), pooling=pooling, config=config, sha256=None,
+        task=task or task_of(config), pooling=pooling, alternatives=alternatives, config=config, sha256=None,
         parameters=_count_parameters(folder), licence=_licence(folder),
     )  # fmt: skip
 
@@ -223,12 +225,12 @@ def _is_factory(model: str) -> bool:
 
 def _source(
     *, name: str, folder: Path | None, factory: str | None, tokenizer: Path, task: str, pooling: str | None,
-    config: dict[str, Any], sha256: str | None, parameters: int, licence: str | None,
+    alternatives: int, config: dict[str, Any], sha256: str | None, parameters: int, licence: str | None,
 ) -> SourceModel:  # fmt: skip
     plugin = load_task(task)
     vocabulary = _read_vocabulary(tokenizer)
     tokenizer_config = _tokenizer_config(tokenizer)
-    options = plugin.read_options(Facts(config, folder, tokenizer_config, vocabulary, pooling))
+    options = plugin.read_options(Facts(config, folder, tokenizer_config, vocabulary, pooling, alternatives))
     inputs = _inputs(config, tokenizer_config, vocabulary)
     return SourceModel(
         name=name,

@@ -98,7 +98,14 @@ def _read(folder: Path, whole: SourceModel, pooling: str | None) -> SourceModel:
     def describe(factory: str) -> dict[str, object]:
         raise AssertionError(f"{factory} is no folder")
 
-    source = read_source(str(folder), task=whole.task, tokenizer=None, pooling=pooling, describe=describe)
+    source = read_source(
+        str(folder),
+        task=whole.task,
+        tokenizer=None,
+        pooling=pooling,
+        describe=describe,
+        alternatives=whole.options.alternatives,
+    )
     # Its own options, as ids are others now; but for what the plan added.
     options = dataclasses.replace(source.options, overlap=whole.options.overlap)
     return dataclasses.replace(source, name=whole.name, licence=whole.licence, options=options)

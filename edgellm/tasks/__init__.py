@@ -37,6 +37,7 @@ class Facts:
         tokenizer: tokenizer_config.json, or empty.
         vocabulary: piece to id.
         pooling: what the user asked for, or None.
+        alternatives: tokens of a slot that the graph is to name.
 
     """
 
@@ -45,6 +46,7 @@ class Facts:
     tokenizer: Mapping[str, object] = field(default_factory=dict)
     vocabulary: Mapping[str, int] = field(default_factory=dict)
     pooling: str | None = None
+    alternatives: int = 1
 
 
 @dataclass(frozen=True)

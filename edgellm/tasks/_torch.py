@@ -124,14 +124,7 @@ class Filled(Wrapped):
         Tokens that are as good as equally likely may stand in either order, which as ids would be a large difference,
         and the last ones may give way to others. So each token counts by how much likelier it is than the last one.
         """
-        tables = []
-        for output in (expected, got):
-            scores, ids = output[0, ..., 0], output[0, ..., 1].long()
-            last = scores[:, -1:]
-            table = scores.new_zeros(self.slots, 1 + int(max(expected[..., 1].max(), got[..., 1].max())))
-            tables.append(torch.cat((table.scatter(1, ids, scores - last), last), dim=1))
-        difference = float((tables[1] - tables[0]).abs().max())
-        return difference / max(float(expected[..., 0].max()), 1e-6)
+        return _apart(expected, got)
 
 
 def _at_masks(
@@ -152,3 +145,51 @@ def _at_masks(
         return (chosen, *output[1:])
     output.last_hidden_state = chosen  # type: ignore[attr-defined]
     return output
+
+
+class Slots(Wrapped):
+    """A model with output places for each token; its output is the likeliest tokens of each [1, tokens, slots * top * 2].
+
+    The last axis holds (probability, id) of the first slot's likeliest token, of its next one, and so on.
+    """
+
+    def __init__(self, model: nn.Module, *, slots: int, top: int) -> None:
+        super().__init__(model)
+        self.slots = slots
+        self.top = top
+
+    def answer(self, output: object, mask: torch.Tensor) -> torch.Tensor:
+        probabilities = torch.softmax(_field(output, "logits"), dim=-1)
+        if self.top == 1:
+            scores, ids = probabilities.max(dim=-1, keepdim=True)
+        else:
+            scores, ids = torch.topk(probabilities, self.top, dim=-1)
+        pairs = torch.stack((scores, ids.to(scores.dtype)), dim=-1)
+        return pairs.reshape(1, -1, self.slots * self.top * 2)
+
+    def apart(self, expected: torch.Tensor, got: torch.Tensor) -> float:
+        """Return how far two outputs are apart, relative to the largest probability of the first; see `Filled.apart`.
+
+        A slot's one token may change where another is as likely, which is never so above one half.
+        """
+        tokens = min(expected.shape[1], got.shape[1])
+        shape = (1, tokens * self.slots, self.top, 2)
+        expected, got = expected[:, :tokens].reshape(shape), got[:, :tokens].reshape(shape)
+        if self.top > 1:
+            return _apart(expected, got)
+        sure = torch.maximum(expected[..., 0], got[..., 0]) - 0.5
+        changed = (expected[..., 1] != got[..., 1]) * sure.clamp(min=0.0)
+        difference = torch.maximum((expected[..., 0] - got[..., 0]).abs(), changed)
+        return float(difference.max()) / max(float(expected[..., 0].max()), 1e-6)
+
+
+def _apart(expected: torch.Tensor, got: torch.Tensor) -> float:
+    """Return the largest difference of likelihoods [1, slots, top, 2], relative to the largest probability of the first."""
+    tables = []
+    for output in (expected, got):
+        scores, ids = output[0, ..., 0], output[0, ..., 1].long()
+        last = scores[:, -1:]
+        table = scores.new_zeros(scores.shape[0], 1 + int(max(expected[..., 1].max(), got[..., 1].max())))
+        tables.append(torch.cat((table.scatter(1, ids, scores - last), last), dim=1))
+    difference = float((tables[1] - tables[0]).abs().max())
+    return difference / max(float(expected[..., 0].max()), 1e-6)

@@ -17,11 +17,14 @@ from pathlib import Path, PurePosixPath
 
 from edgellm.errors import DeviceError, MissingDependencyError
 
-_DOCUMENTS = ("usr/share/",)
+
+def runs(name: str) -> bool:
+    """Tell whether a path of a .deb is of what runs: no document or other shared data."""
+    return not name.startswith("usr/share/")
 
 
-def unpack_deb(path: Path, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
-    """Unpack a .deb's files into `folder`, but for documents and what `wanted` refuses.
+def unpack_deb(path: Path, folder: Path, wanted: Callable[[str], bool] = runs) -> None:
+    """Unpack a .deb's files into `folder`, but for what `wanted` refuses.
 
     A hard link becomes a copy. A link to an absolute path becomes one to the same path under `folder`, as this
     machine's own files are not meant.
@@ -45,7 +48,7 @@ def unpack_deb(path: Path, folder: Path, wanted: Callable[[str], bool] = lambda 
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 for member in archive:
                     name = _inside(path, member.name)
-                    if not name.startswith(_DOCUMENTS) and wanted(name):
+                    if wanted(name):
                         _extract(path, archive, member, folder, name)
         except (tarfile.TarError, OSError) as error:
             process.kill()

@@ -1,0 +1,1 @@
+"""Distillation: a small model that learns from a large one."""

@@ -1,0 +1,1 @@
+"""Training: one way to fit a torch module, on transformers' Trainer and accelerate. Imported where the `train` extra is."""
