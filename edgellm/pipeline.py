@@ -62,6 +62,7 @@ def build(
     equalize: bool = True,
     max_fallback: float | None = None,
     min_agreement: float = 0.99,
+    min_exact: float | None = None,
     seq_len: Sequence[int] | None = None,
     out: str | os.PathLike[str] | None = None,
     verify_on_device: bool = False,
@@ -94,6 +95,8 @@ def build(
         max_fallback: share of the multiply-accumulates that may stay outside the delegate, from 0 to 1; where None, all
             may, but on an NPU none.
         min_agreement: the gate, from 0 to 1.
+        min_exact: the gate's share of answers that are the source's to the letter, where answers are texts; as the task
+            has it if None.
         seq_len: token counts to serve; the largest is the bundle's max_tokens.
         out: the bundle's folder; `<model>-<target>` if None.
         verify_on_device: whether the gate includes the target's own devices, which may be emulated.
@@ -108,7 +111,7 @@ def build(
         model, target=target, formats=formats, scheme=scheme, layers=layers, task=task, tokenizer=tokenizer, pooling=pooling,
         calibration=calibration, ranges=ranges, golden=golden, eval=eval, max_drop=max_drop, vocab_from=vocab_from,
         alternatives=alternatives, equalize=equalize, max_fallback=max_fallback, min_agreement=min_agreement,
-        seq_len=seq_len, out=out,
+        min_exact=min_exact, seq_len=seq_len, out=out,
         verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
 
@@ -119,8 +122,8 @@ def build_timed(
     tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
     ranges: str | None, golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     vocab_from: str | os.PathLike[str] | None, alternatives: int, equalize: bool, max_fallback: float | None,
-    min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None, verify_on_device: bool,
-    cache: bool, progress: Report,
+    min_agreement: float, min_exact: float | None, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
+    verify_on_device: bool, cache: bool, progress: Report,
 ) -> Built:  # fmt: skip
     """Build as `build` does, and return the seconds per stage as well."""
     seconds: dict[str, float] = {}
@@ -154,6 +157,7 @@ def build_timed(
                 alternatives=alternatives,
                 equalize=equalize,
                 min_agreement=min_agreement,
+                min_exact=min_exact,
                 seq_len=seq_len,
                 out=out,
                 vocab_from=vocab_from,
@@ -169,7 +173,7 @@ def build_timed(
             with _stage("gate on devices", report):
                 verified = verify_on(Bundle.open(folder), devices)
                 for verification in verified:
-                    judge_device(verification, plan.min_agreement)
+                    judge_device(verification, plan.min_agreement, plan.min_exact)
         with _stage("package", report):
             bundle = publish(folder, plan.out)
         for verification in verified:

@@ -15,6 +15,7 @@ import click
 
 import edgellm
 from edgellm.cli import device as device_commands
+from edgellm.cli import distill as distill_command
 from edgellm.cli import evaluate as evaluate_command
 from edgellm.cli import runner as runner_commands
 from edgellm.cli import search as search_command
@@ -89,6 +90,9 @@ def cli() -> None:
 )  # fmt: skip
 @click.option("--min-agreement", default=0.99, show_default=True, help="The gate: mean agreement with the fp32 model.")
 @click.option(
+    "--min-exact", type=float, help="The gate of answers that are texts: share that is the fp32 model's to the letter."
+)
+@click.option(
     "--seq-len", type=_Numbers(), help="Token counts to serve without padding beyond; the last is the longest."
 )
 @click.option("--out", help="The bundle's folder; MODEL-TARGET if left out.")
@@ -100,7 +104,7 @@ def build(
     model: str | None, target: str, formats: tuple[str, ...], scheme: tuple[str, ...], layers: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | None, ranges: str | None, golden: str | None,
     evaluation: str | None, max_drop: float | None, vocab_from: str | None, alternatives: int, no_equalize: bool,
-    max_fallback: float | None, min_agreement: float,
+    max_fallback: float | None, min_agreement: float, min_exact: float | None,
     seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build a verified bundle from MODEL.
@@ -118,7 +122,7 @@ def build(
             pooling=pooling,
             calibration=calibration, ranges=ranges, golden=golden, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
             alternatives=alternatives, equalize=not no_equalize, max_fallback=max_fallback,
-            min_agreement=min_agreement, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
+            min_agreement=min_agreement, min_exact=min_exact, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
             cache=not no_cache, progress=progress,
         )  # fmt: skip
     if as_json:
@@ -336,6 +340,7 @@ def doctor(path: str | None, target: str | None, as_json: bool) -> None:
         raise click.exceptions.Exit(4)
 
 
+cli.add_command(distill_command.distill)
 cli.add_command(evaluate_command.evaluate)
 cli.add_command(runner_commands.runner)
 cli.add_command(search_command.search)

@@ -1,9 +1,9 @@
-"""Progress of a build on standard error: live with rich on a terminal, one line per stage when piped."""
+"""Progress on standard error: live with rich on a terminal; piped, one line per stage of a build, or per tenth of a count."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from edgellm.stages.produce import Progress, Report
@@ -48,6 +48,33 @@ def _live() -> Iterator[Report]:
 
     with bars:
         yield report
+
+
+@contextmanager
+def bar(name: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield the function that is told how many are done, of how many; with the time that is left."""
+    if quiet:
+        yield lambda done, total: None
+        return
+    if not sys.stderr.isatty():
+        tenths = -1
+
+        def tell(done: int, total: int) -> None:
+            nonlocal tenths
+            if done * 10 // max(total, 1) > tenths:
+                tenths = done * 10 // max(total, 1)
+                print(f"{name:<18} {done} of {total}", file=sys.stderr, flush=True)
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(name, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _took(event: Progress) -> str:

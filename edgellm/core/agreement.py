@@ -17,6 +17,7 @@ class Agreement:
         n: number of cases.
         worst: the raw text of the worst case.
         device: what ran the artifact.
+        exact: share of cases whose answer is the source's to the letter; None where answers are not texts.
 
     """
 
@@ -26,9 +27,19 @@ class Agreement:
     n: int
     worst: str
     device: str
+    exact: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} (mean {self.metric} of {self.n} texts, min {self.min:.4f}, {self.device})"
+        letter = "" if self.exact is None else f", {self.exact:.4f} to the letter"
+        return f"{self.mean:.4f} (mean {self.metric} of {self.n} texts, min {self.min:.4f}{letter}, {self.device})"
+
+    def falls_short(self, least: float, least_exact: float | None) -> str:
+        """Return by what it is below a gate, in words, or nothing."""
+        if not self.mean >= least:
+            return f"by {self.mean:.4f} (mean {self.metric} of {self.n} texts; the gate is {least:g})"
+        if self.exact is not None and least_exact is not None and not self.exact >= least_exact:
+            return f"to the letter on {self.exact:.4f} of {self.n} texts (the gate is {least_exact:g})"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,10 @@ class AgreementMatrix:
         return self.names[means.index(min(means))]
 
 
-def summarize(scores: Sequence[float], texts: Sequence[str], *, metric: str, device: str) -> Agreement:
-    """Return the agreement of per-case `scores` (1 is perfect), naming the worst text."""
+def summarize(
+    scores: Sequence[float], texts: Sequence[str], *, metric: str, device: str, exact: bool = False
+) -> Agreement:
+    """Return the agreement of per-case `scores` (1 is perfect), naming the worst text; with `exact`, how many are 1."""
     if not scores or len(scores) != len(texts):
         raise ValueError(f"{len(scores)} scores for {len(texts)} texts")
     worst = min(range(len(scores)), key=lambda i: scores[i])
@@ -69,4 +82,5 @@ def summarize(scores: Sequence[float], texts: Sequence[str], *, metric: str, dev
         n=len(scores),
         worst=texts[worst],
         device=device,
+        exact=sum(score == 1.0 for score in scores) / len(scores) if exact else None,
     )

@@ -169,6 +169,7 @@ class Manifest:
         tools: package to version, of everything that made it.
         max_tokens: longest text in tokens, special tokens included, the same in every format.
         min_agreement: the gate every artifact passed.
+        min_exact: the gate's share of answers that are the source's to the letter; None where answers are no texts.
         files: every file but this one and `reports/`.
         artifacts: in the target's order of preference.
         matrix: mean pairwise agreement of the fp32 source and the artifacts.
@@ -190,6 +191,7 @@ class Manifest:
     matrix: AgreementMatrix
     calibration: Calibration | None = None
     notes: tuple[str, ...] = ()
+    min_exact: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_tokens < 2**31:

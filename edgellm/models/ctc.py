@@ -164,7 +164,7 @@ def ctc_loss(logits: torch.Tensor, slot_mask: torch.Tensor, labels: torch.Tensor
     """
     lengths = (labels != IGNORED).sum(-1)
     return functional.ctc_loss(
-        logits.float().log_softmax(-1).transpose(0, 1), labels.clamp(min=0), slot_mask.sum(-1), lengths,
+        logits.float().log_softmax(-1).transpose(0, 1), labels.clamp(min=0), slot_mask.sum(-1).long(), lengths,
         blank=blank, zero_infinity=True,
     )  # fmt: skip
 

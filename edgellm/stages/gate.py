@@ -67,7 +67,7 @@ def gate(plan: Plan, entries: dict[str, Entry], store: Cache, work: Path) -> Pat
         for artifact in manifest.artifacts
     )
     table = strict.read(AgreementMatrix, measured["matrix"], "gate")
-    judge(artifacts, table, plan.min_agreement, plan.max_drop)
+    judge(artifacts, table, plan.min_agreement, plan.max_drop, plan.min_exact)
     if measured["truncated"]:
         cut = f"{measured['truncated']} inputs of the labelled examples were cut to {plan.max_tokens} tokens."
         manifest = dataclasses.replace(manifest, notes=(*manifest.notes, cut))
@@ -89,6 +89,7 @@ def _manifest(plan: Plan, lowered: dict[str, Lowered], notes: list[str], folder:
         tools=versions(("edgellm", *tools)),
         max_tokens=plan.max_tokens,
         min_agreement=plan.min_agreement,
+        min_exact=plan.min_exact,
         files=package.list_files(folder),
         artifacts=tuple(_artifact(plan, fmt, lowered[fmt], folder) for fmt in plan.formats),
         matrix=AgreementMatrix((), ()),

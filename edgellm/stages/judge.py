@@ -10,14 +10,17 @@ from edgellm.errors import GateError
 from edgellm.stages.verify import HOST, Verification, shorten
 
 
-def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: float, max_drop: float) -> None:
+def judge(
+    artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: float, max_drop: float,
+    min_exact: float | None = None,
+) -> None:  # fmt: skip
     """Raise if an artifact does not agree with the fp32 source well enough.
 
     Raises:
         GateError: one falls short; the message says by how much, on which text, and what to try.
 
     """
-    short = [a for a in artifacts if a.agreement and not a.agreement.mean >= min_agreement]
+    short = [a for a in artifacts if a.agreement and a.agreement.falls_short(min_agreement, min_exact)]
     dropped = [a for a in artifacts if a.evaluation and a.evaluation.drop.real and a.evaluation.drop.points > max_drop]
     if not short and not dropped:
         return
@@ -26,9 +29,8 @@ def judge(artifacts: Sequence[Artifact], table: AgreementMatrix, min_agreement: 
         agreement = artifact.agreement
         assert agreement is not None
         lines.append(
-            f"{artifact.format} {artifact.scheme} agrees with the fp32 model by {agreement.mean:.4f} (mean "
-            f"{agreement.metric} of {agreement.n} texts; the gate is {min_agreement:g}), worst "
-            f'{agreement.min:.4f} on "{shorten(agreement.worst)}".'
+            f"{artifact.format} {artifact.scheme} agrees with the fp32 model {agreement.falls_short(min_agreement, min_exact)}, "
+            f'worst {agreement.min:.4f} on "{shorten(agreement.worst)}".'
         )
     for artifact in dropped:
         assert artifact.evaluation is not None
@@ -121,7 +123,7 @@ def _table(table: AgreementMatrix) -> Iterator[str]:
         yield f"{name:<{width}}  " + "  ".join(cells)
 
 
-def judge_device(verification: Verification, min_agreement: float) -> None:
+def judge_device(verification: Verification, min_agreement: float, min_exact: float | None = None) -> None:
     """Raise if an artifact does not do on a device what it did on the build host.
 
     Raises:
@@ -134,10 +136,9 @@ def judge_device(verification: Verification, min_agreement: float) -> None:
             ("the fp32 model", verdict.agreement),
             ("the same file on the host", verdict.against.get(HOST)),
         ):
-            if agreement is not None and not agreement.mean >= min_agreement:
+            if agreement is not None and (short := agreement.falls_short(min_agreement, min_exact)):
                 lines.append(
-                    f"{verdict.id} on {verification.device} agrees with {other} by {agreement.mean:.4f} (mean "
-                    f"{agreement.metric} of {agreement.n} texts; the gate is {min_agreement:g}), worst "
+                    f"{verdict.id} on {verification.device} agrees with {other} {short}, worst "
                     f'{agreement.min:.4f} on "{shorten(agreement.worst)}".'
                 )
     if lines:

@@ -53,6 +53,7 @@ class Plan:
         precisions: format to what is quantized how.
         buckets: token counts to serve, ascending.
         min_agreement: the gate.
+        min_exact: its share of answers that are the source's to the letter; None where answers are no texts.
         max_drop: points that the task's first metric may lose on labelled examples, unless that may be noise.
         calibration: texts that quantization is tuned on; none if the scheme has no use for them.
         own_calibration: whether they are the user's.
@@ -85,6 +86,7 @@ class Plan:
     ranges: str = "mse"
     max_fallback: float | None = None
     equalize: bool = True
+    min_exact: float | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -99,7 +101,7 @@ def resolve(
     min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
     vocab_from: str | os.PathLike[str] | None, describe: Describe,
     layers: str | os.PathLike[str] | None = None, max_fallback: float | None = None, equalize: bool = True,
-    alternatives: int = 1,
+    alternatives: int = 1, min_exact: float | None = None,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
 
@@ -119,6 +121,8 @@ def resolve(
     how = _precisions(schemes, layers, aim, chosen)
     if not 0 <= min_agreement <= 1:
         raise UsageError(f"--min-agreement is {min_agreement:g}; it goes from 0 to 1.")
+    if min_exact is not None and not 0 <= min_exact <= 1:
+        raise UsageError(f"--min-exact is {min_exact:g}; it goes from 0 to 1.")
     if max_drop is not None and (eval is None or not max_drop >= 0):
         raise UsageError(
             "--max-drop has no use without --eval." if eval is None else f"--max-drop is {max_drop:g}; it is 0 or more."
@@ -159,6 +163,8 @@ def resolve(
             hint="Save its module with save_pretrained, and build that folder.",
         )
     plugin = load_task(source.task)
+    if min_exact is not None and plugin.EXACT is None:
+        raise UsageError(f"--min-exact has no use: the answers of {source.task} are no texts.", hint="Leave it out.")
     labelled = read_examples(Path(eval), plugin, source.options) if eval is not None else []
     checked, notes = _golden(golden, plugin.GOLDEN_CASES)
     texts.ensure_disjoint(
@@ -182,7 +188,7 @@ def resolve(
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(checked, source.options)),
         labelled=tuple(labelled), out=place, corpus=corpus, max_fallback=max_fallback, equalize=equalize,
-        ranges=ranges or next(iter(RANGES)),
+        min_exact=plugin.EXACT if min_exact is None else min_exact, ranges=ranges or next(iter(RANGES)),
         notes=(*((f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else ()), *notes),
     )  # fmt: skip
 

@@ -177,7 +177,8 @@ def _verification(
         }
         # Another emulated CPU may be the one that is wrong; the fp32 source and the build host are the references.
         judged = (agreement, *(item for name, item in against.items() if name == HOST))
-        ok = all(item.mean >= bundle.manifest.min_agreement for item in judged)
+        gate = (bundle.manifest.min_agreement, bundle.manifest.min_exact)
+        ok = not any(item.falls_short(*gate) for item in judged)
         verdicts.append(Verdict(artifact.id, artifact.format, ok, mine.engine, agreement, against))
     machine = ran[device.name, artifacts[0].id].machine
     return Verification(device.name, device.emulated, all(v.ok for v in verdicts), machine, tuple(verdicts))
@@ -262,7 +263,9 @@ def _compare(
 ) -> Agreement:
     task, options = load_task(bundle.manifest.task), bundle.manifest.task_options
     scores = [task.agree(a, b, options) for a, b in zip(expected, values, strict=True)]
-    return summarize(scores, [shown(case.input) for case in golden], metric=task.METRIC, device=where)
+    return summarize(
+        scores, [shown(case.input) for case in golden], metric=task.METRIC, device=where, exact=task.EXACT is not None
+    )
 
 
 def matrix(bundle: Bundle, golden: Sequence[GoldenCase], ran: dict[str, Ran]) -> AgreementMatrix:

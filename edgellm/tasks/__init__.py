@@ -74,6 +74,8 @@ class Task(Protocol):
     """Name of the graph's output that `decode` reads."""
     METRIC: str
     """What `agree` compares, for people."""
+    EXACT: float | None
+    """Share of golden cases whose answer has to be the source's to the letter; None where answers are no texts."""
     GOLDEN_CASES: int
     """Golden cases that a bundle of this task holds: more where a case is only a decision."""
     ARCHITECTURES: tuple[str, ...]

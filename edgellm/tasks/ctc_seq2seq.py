@@ -32,7 +32,7 @@ WINDOWS = False
 COLUMNS = "text and target; several targets that are all right are a list"
 LIBRARIES = ("jiwer", "rouge_score", "sacrebleu", "scipy")
 OUTPUT = "slots"
-EXACT = 0.95
+EXACT: float | None = 0.95
 """Share of golden cases whose text has to be the source's to the letter, beside the gate's agreement."""
 
 MOST = 16

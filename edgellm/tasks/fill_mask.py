@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "fill-mask"
 METRIC = "equal best tokens"
+EXACT = None
 GOLDEN_CASES = 288
 ARCHITECTURES = ("ForMaskedLM",)
 WINDOWS = False

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "question-answering"
 METRIC = "overlap of answers"
+EXACT = None
 GOLDEN_CASES = 288
 ARCHITECTURES = ("ForQuestionAnswering",)
 WINDOWS = True

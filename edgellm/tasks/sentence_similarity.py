@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "sentence-similarity"
 METRIC = "1 - largest difference of a score"
+EXACT = None
 GOLDEN_CASES = 288
 ARCHITECTURES = ()
 WINDOWS = False

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "text-classification"
 METRIC = "equal decisions"
+EXACT = None
 GOLDEN_CASES = 288
 ARCHITECTURES = ("ForSequenceClassification",)
 WINDOWS = False

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "zero-shot-classification"
 METRIC = "equal decisions"
+EXACT = None
 GOLDEN_CASES = 288
 ARCHITECTURES = ()
 WINDOWS = False

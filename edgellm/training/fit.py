@@ -59,8 +59,33 @@ class _Ends(TrainerCallback):
         return control
 
 
+class _Tells(TrainerCallback):
+    """Prints a line at each evaluation, for where no bar can be drawn."""
+
+    def __init__(self) -> None:
+        self.since: tuple[float, int] | None = None
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        self.since = self.since or (time.monotonic(), state.global_step)
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: Mapping[str, float], **kwargs: object
+    ) -> None:
+        if self.since is None or state.global_step == self.since[1]:
+            return
+        each = (time.monotonic() - self.since[0]) / (state.global_step - self.since[1])
+        left = round(each * (state.max_steps - state.global_step))
+        scores = {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")}
+        told = [f"{name} {scores[name]:.4f}" for name in scores if "_per_" not in name and name != "runtime"]
+        print(
+            f"step {state.global_step} of {state.max_steps}: {', '.join(told)}, {left // 60} min {left % 60} s left",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
 def prepare(training: Training) -> None:
-    """Set the seed and the threads, before a module is made."""
+    """Set the seed and the threads, before a module is made; and let no bar but the training's be drawn."""
+    transformers.utils.logging.disable_progress_bar()
     if training.threads is not None:
         torch.set_num_threads(training.threads)
     transformers.set_seed(training.seed)
@@ -118,6 +143,8 @@ def fit(
     )  # fmt: skip
     if runs.args.disable_tqdm:
         runs.remove_callback(transformers.PrinterCallback)
+    if not quiet and runs.args.disable_tqdm:
+        runs.add_callback(_Tells())
     if training.patience is not None:
         runs.add_callback(EarlyStoppingCallback(training.patience))
     ends = _Ends(math.inf if training.seconds is None else training.seconds)

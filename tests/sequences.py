@@ -1,0 +1,78 @@
+"""Small sequence-to-sequence models: real words letter by letter, and how they are said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+WORDS = {
+    "abandon": "AH0 B AE1 N D AH0 N", "banana": "B AH0 N AE1 N AH0", "cider": "S AY1 D ER0", "deed": "D IY1 D",
+    "egg": "EH1 G", "fiddle": "F IH1 D AH0 L", "gable": "G EY1 B AH0 L", "hobby": "HH AA1 B IY0", "idea": "AY0 D IY1 AH0",
+    "jolly": "JH AA1 L IY0", "kettle": "K EH1 T AH0 L", "lemon": "L EH1 M AH0 N", "mummy": "M AH1 M IY0",
+    "nine": "N AY1 N", "olive": "AA1 L AH0 V", "puppet": "P AH1 P AH0 T", "queen": "K W IY1 N", "river": "R IH1 V ER0",
+    "sister": "S IH1 S T ER0", "tulip": "T UW1 L AH0 P", "under": "AH1 N D ER0", "velvet": "V EH1 L V AH0 T",
+    "window": "W IH1 N D OW0", "yellow": "Y EH1 L OW0", "zebra": "Z IY1 B R AH0",
+}  # fmt: skip
+"""From the CMU Pronouncing Dictionary (BSD-2-Clause)."""
+
+SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
+
+
+def letters_tokenizer(*, target: bool = False) -> str:
+    """Return a tokenizer.json that reads letters, or phones; both share their ids."""
+    phones = sorted({phone for said in WORDS.values() for phone in said.split()})
+    pieces = [*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", *phones]
+    made = Tokenizer(models.WordLevel({piece: number for number, piece in enumerate(pieces)}, unk_token="<unk>"))
+    made.add_special_tokens(list(SPECIAL))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if not target:
+        made.normalizer = normalizers.Lowercase()
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("."), "isolated")]
+        )
+    return str(made.to_str())
+
+
+def write_tokenizers(folder: Path) -> Path:
+    """Write both tokenizers, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(letters_tokenizer())
+    (folder / "target_tokenizer.json").write_text(letters_tokenizer(target=True))
+    return folder
+
+
+def write_pairs(path: Path, words: list[str]) -> Path:
+    """Write the pairs of some words."""
+    path.write_text("".join(f"{word}\t{WORDS[word]}\n" for word in words))
+    return path
+
+
+def tiny_ctc(folder: Path, *, share: bool = False, seed: int = 0) -> Path:
+    """Write an untrained one-pass model of 2 + 2 layers."""
+    from edgellm.models.ctc import CtcConfig, CtcForSeq2Seq
+
+    torch.manual_seed(seed)
+    size = Tokenizer.from_str(letters_tokenizer()).get_vocab_size()
+    config = CtcConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2, num_slot_layers=2,
+        conditioned_layers=[1], max_position_embeddings=24, pad_token_id=0, share_layers=share,
+    )  # fmt: skip
+    CtcForSeq2Seq(config).save_pretrained(folder)
+    return write_tokenizers(folder)
+
+
+def tiny_teacher(folder: Path, seed: int = 0) -> Path:
+    """Write an untrained model that answers token by token."""
+    import transformers
+
+    torch.manual_seed(seed)
+    size = Tokenizer.from_str(letters_tokenizer()).get_vocab_size()
+    config = transformers.BartConfig(
+        vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=48, pad_token_id=0,
+        bos_token_id=2, eos_token_id=3, decoder_start_token_id=3, forced_eos_token_id=None,
+    )  # fmt: skip
+    transformers.BartForConditionalGeneration(config).save_pretrained(folder)
+    return write_tokenizers(folder)

@@ -1,0 +1,68 @@
+"""Labels: shards are made once, by whom they are asked of, and belong to one teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgellm.distill import labels
+from edgellm.distill.labels import Teacher, label, read_labels
+from edgellm.errors import InputError, UsageError
+from tests.sequences import WORDS, tiny_ctc, tiny_teacher
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+    return Teacher(tiny_teacher(tmp_path_factory.mktemp("teacher")))
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "SHARD", 4)
+
+
+def test_batches_answer_as_single_texts_do(teacher: Teacher) -> None:
+    texts = list(WORDS)[:6]
+    together = teacher.answer(texts, beams=1, slots=1)
+    for text, answer in zip(texts, together, strict=True):
+        alone = teacher.answer([text], beams=1, slots=1)[0]
+        assert answer[: len(alone)] == alone  # a longer neighbour lets it go on
+
+
+def test_shards_are_made_once_and_parts_are_all(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = list(WORDS)[:10]
+    told: list[tuple[int, int]] = []
+    mine = label(teacher, texts, tmp_path, beams=2, slots=2, part=(1, 2), report=lambda *done: told.append(done))
+    assert [len(list(tmp_path.glob("*.tsv"))), len(mine), told[-1]] == [2, 2, (6, 6)]
+    label(teacher, texts, tmp_path, beams=2, slots=2, part=(2, 2))
+    assert len(list(tmp_path.glob("*.tsv"))) == 3
+
+    monkeypatch.setattr(teacher, "answer", lambda *args, **kwargs: pytest.fail("it was labelled before"))
+    pairs = read_labels(label(teacher, texts, tmp_path, beams=2, slots=2))
+    assert {pair.text for pair in pairs} <= set(texts)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_other_beams_other_texts_and_another_teacher_have_other_shards(teacher: Teacher, tmp_path: Path) -> None:
+    texts = list(WORDS)[:4]
+    other = Teacher(tiny_teacher(tmp_path / "other", seed=1))
+    made = [
+        label(teacher, texts, tmp_path / "labels", beams=1, slots=1),
+        label(teacher, texts, tmp_path / "labels", beams=2, slots=1),
+        label(teacher, texts[::-1], tmp_path / "labels", beams=1, slots=1),
+        label(other, texts, tmp_path / "labels", beams=1, slots=1),
+    ]
+    assert len({path for paths in made for path in paths}) == 4
+
+
+def test_no_such_part(teacher: Teacher, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no part 3 of 2"):
+        label(teacher, ["egg"], tmp_path, beams=1, slots=1, part=(3, 2))
+
+
+def test_a_model_that_is_no_teacher_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sequence-to-sequence teacher"):
+        Teacher(tiny_ctc(tmp_path))

@@ -1,0 +1,73 @@
+"""CtcForSeq2Seq: padding changes nothing, layers may be shared, and its loss is CTC's."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgellm.models.ctc import IGNORED, CtcConfig, CtcForSeq2Seq, ctc_loss
+from edgellm.tasks._ctc import collapse
+from tests.sequences import tiny_ctc
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_saved_model_is_the_same_and_does_not_look_at_padding(tmp_path: Path, share: bool) -> None:
+    model = CtcForSeq2Seq.from_pretrained(tiny_ctc(tmp_path, share=share)).eval()
+    ids = torch.randint(4, 30, (2, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    with torch.no_grad():
+        both, alone = model(ids, mask), model(ids[1:, :4])
+    assert both.logits.shape == (2, 14, model.config.vocab_size)
+    assert both.slot_mask.sum(-1).tolist() == [14, 8]
+    torch.testing.assert_close(both.logits[1, :8], alone.logits[0])
+
+
+def test_shared_layers_are_stored_once(tmp_path: Path) -> None:
+    whole, shared = (CtcForSeq2Seq.from_pretrained(tiny_ctc(tmp_path / str(s), share=s)) for s in (False, True))
+    a_layer = sum(p.numel() for p in shared.encoder.layer[0].parameters())
+    assert whole.num_parameters() - shared.num_parameters() == 2 * a_layer
+
+
+def test_the_loss_is_the_likelihood_of_all_paths() -> None:
+    logits = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(2))
+    target = (1, 2)
+    chances = logits[0].softmax(-1)
+    whole = sum(
+        float(torch.stack([chances[slot, id] for slot, id in enumerate(path)]).prod())
+        for path in itertools.product(range(3), repeat=4)
+        if collapse(path, 0) == target
+    )
+    loss = ctc_loss(logits, torch.ones(1, 4), torch.tensor([[*target, IGNORED]]), 0)
+    assert loss.item() == pytest.approx(-math.log(whole) / 2, rel=1e-5)
+
+
+def test_labels_that_do_not_fit_teach_nothing_and_break_nothing() -> None:
+    logits = torch.randn(1, 2, 3, requires_grad=True)
+    loss = ctc_loss(logits, torch.ones(1, 2), torch.tensor([[1, 1]]), 0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not logits.grad.any()
+
+
+def test_what_inner_layers_say_is_fed_back(tmp_path: Path) -> None:
+    model = CtcForSeq2Seq.from_pretrained(tiny_ctc(tmp_path)).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        before = model(ids)
+        model.feedback.weight += 1.0
+        model.feedback.bias += torch.arange(32) / 8.0
+        after = model(ids)
+    assert len(before.inner_logits) == 1
+    torch.testing.assert_close(before.inner_logits[0], after.inner_logits[0])
+    assert not torch.allclose(before.logits, after.logits)
+
+
+@pytest.mark.parametrize("layers", [[0], [3], [4]])
+def test_a_layer_that_can_not_be_conditioned_is_refused(layers: list[int]) -> None:
+    with pytest.raises(ValueError, match="conditioned_layers"):
+        CtcForSeq2Seq(CtcConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, conditioned_layers=layers))
