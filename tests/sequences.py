@@ -76,3 +76,20 @@ def tiny_teacher(folder: Path, seed: int = 0) -> Path:
     )  # fmt: skip
     transformers.BartForConditionalGeneration(config).save_pretrained(folder)
     return write_tokenizers(folder)
+
+
+def tiny_mask_predict(folder: Path, *, refinements: int = 0, seed: int = 0) -> Path:
+    """Write an untrained model that predicts a length of its own for each text, and then all tokens at once."""
+    from edgellm.models.mask_predict import MaskPredictConfig, MaskPredictForSeq2Seq
+
+    torch.manual_seed(seed)
+    size = Tokenizer.from_str(letters_tokenizer()).get_vocab_size()
+    config = MaskPredictConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=1, num_slot_layers=2,
+        max_position_embeddings=24, pad_token_id=0, mask_token_id=1, refinements=refinements, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = MaskPredictForSeq2Seq(config)
+    model.length.weight.data *= 40
+    model.save_pretrained(folder)
+    return write_tokenizers(folder)

@@ -90,10 +90,11 @@ def _from_pretrained(source: SourceModel) -> nn.Module:
     """Load a folder with transformers: safetensors only, no code from the folder, nothing initialized at random."""
     import transformers
 
-    from edgellm.models import ctc
+    from edgellm.models import ctc, mask_predict
 
     assert source.folder is not None
     ctc.register()
+    mask_predict.register()
     try:
         config = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
         cls = _class_of(config, source.task)

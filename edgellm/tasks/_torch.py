@@ -183,6 +183,15 @@ class Slots(Wrapped):
         return float(difference.max()) / max(float(expected[..., 0].max()), 1e-6)
 
 
+class Places(Slots):
+    """A model that fills places; its output is the token of each [1, tokens, slots * 2], as `Slots` has it."""
+
+    def answer(self, output: object, mask: torch.Tensor) -> torch.Tensor:
+        scores = _field(output, "scores")
+        pairs = torch.stack((scores, _field(output, "ids").to(scores.dtype)), dim=-1)
+        return pairs.reshape(1, -1, self.slots * 2)
+
+
 def _apart(expected: torch.Tensor, got: torch.Tensor) -> float:
     """Return the largest difference of likelihoods [1, slots, top, 2], relative to the largest probability of the first."""
     tables = []
