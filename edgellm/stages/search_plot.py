@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from edgellm.core.search import Front, Point
+from edgellm.stages.svg import save
 
 _LABELS = {
     "size": "MB of the artifact",
@@ -44,8 +43,6 @@ def plot(front: Front, path: Path) -> None:
     axes.axhline(front.bounds.max_drop, color="tab:orange", linestyle="--", linewidth=1, label="--max-drop")
     axes.set_xlabel(_LABELS[front.minimize])
     axes.set_ylabel(f"points lost of {front.n} texts")
-    axes.set_title(f"{front.model}, {front.format} for {front.target}")
+    axes.set_title(f"{front.model}, {front.format} for {front.target}", parse_math=False)
     axes.legend(fontsize="small")
-    # Names of parts are drawn at random otherwise.
-    with matplotlib.rc_context({"svg.hashsalt": "edgellm"}):
-        FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})
+    save(figure, path)
