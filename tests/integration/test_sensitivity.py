@@ -48,7 +48,10 @@ def test_a_planted_outlier_is_found_and_its_kind_named(model: Callable[[str], Pa
 def test_static_ranges_and_what_a_person_reads(model: Callable[[str], Path], tmp_path: Path) -> None:
     own = tmp_path / "texts.txt"
     own.write_text("".join(f"The kettle number {number} is on.\n" for number in range(30)))
-    done = edgellm("sensitivity", str(model("classifier")), "--calibration", str(own), "--format", "onnx")
+    picture = tmp_path / "parts.svg"
+    done = edgellm(
+        "sensitivity", str(model("classifier")), "--calibration", str(own), "--format", "onnx", "--plot", str(picture)
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("classifier, int8-static as in onnx, ranges by mse: ")
     rows: dict[str, Any] = {line.split()[0]: line for line in done.stdout.splitlines() if line}
@@ -57,3 +60,6 @@ def test_static_ranges_and_what_a_person_reads(model: Callable[[str], Path], tmp
     assert "Simulated in fp32 on 10 texts; 20 others chose scales and ranges." in done.stdout
     assert "agreement: equal decisions" in done.stdout
     assert "edgellm's own texts" not in done.stdout
+    drawn = picture.read_text(encoding="utf-8")
+    assert "simulated in fp32 on 10 texts; all layers" in drawn
+    assert all(f">{name}</text>" in drawn for name in rows if name.startswith("model."))

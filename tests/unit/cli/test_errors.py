@@ -34,6 +34,7 @@ def place(tmp_path: Path, embedder: Bundle, monkeypatch: pytest.MonkeyPatch) -> 
     tiny_bundle(tmp_path / "wrong", noise=0.8)
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.txt").write_text("precious")
+    (tmp_path / "drawings.svg").mkdir()
     (tmp_path / "model.pt2").write_bytes(b"\x80\x04pickle")
     (tmp_path / "calibration.txt").write_text("one text\n")
     (tmp_path / "empty.tsv").write_text("")
@@ -122,6 +123,11 @@ OTHERS: list[tuple[str, int, str]] = [
     ("sensitivity model --calibration gone.txt", INPUT, "can't be read"),
     ("sensitivity papers", INPUT, "is no model: it has no config.json"),
     ("sensitivity package.module:function", INPUT, "a function leaves no folder"),
+    ("sensitivity model --plot picture.png", USAGE, "--plot writes SVG, and 'picture.png' does not end in .svg"),
+    ("sensitivity model --plot nowhere/a.svg", USAGE, "can't write 'nowhere/a.svg': No such file or directory. Name a"),
+    ("sensitivity model --plot model.pt2/a.svg", USAGE, "can't write 'model.pt2/a.svg': Not a directory"),
+    ("sensitivity model --plot drawings.svg", USAGE, "can't write 'drawings.svg': it is no file"),
+    (f"sensitivity model --plot {'a' * 300}.svg", USAGE, "File name too long"),
 ]
 
 
