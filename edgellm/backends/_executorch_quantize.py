@@ -14,8 +14,9 @@ from torch import nn
 
 from edgellm.backends import MIN_TOKENS, Prepared
 from edgellm.backends.calibrate import calibrate, left_out, quantize_weights
+from edgellm.backends.fitting import round_weights
 from edgellm.backends.observe import linear, looked_up_by
-from edgellm.backends.rounding import MIN_ROWS, grid, group_of, layers_of, round_weights
+from edgellm.backends.rounding import MIN_ROWS, grid, group_of, layers_of
 from edgellm.backends.trace import example
 from edgellm.core.precision import Precisions
 

@@ -20,7 +20,8 @@ from edgellm.backends._onnx_rewrite import gemm_to_matmul, merge_matmuls, unfuse
 from edgellm.backends._onnx_tied import share, untie
 from edgellm.backends.calibrate import calibrate, left_out
 from edgellm.backends.constructs import converting
-from edgellm.backends.rounding import layer_of_constant, round_weights
+from edgellm.backends.fitting import round_weights
+from edgellm.backends.rounding import layer_of_constant
 from edgellm.backends.trace import trace
 from edgellm.core.precision import Precisions
 from edgellm.core.signature import Signature

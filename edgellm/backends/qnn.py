@@ -25,8 +25,8 @@ from edgellm.abi.qnn import NODE
 from edgellm.backends import Lowered, Prepared, contents_of
 from edgellm.backends._onnx_graph import constants_of, readers_of
 from edgellm.backends.calibrate import Range, Seen, even_out
+from edgellm.backends.fitting import fit_channels
 from edgellm.backends.onnx import export
-from edgellm.backends.rounding import fit_channels
 from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation, grouped
 from edgellm.core.precision import Precisions
 from edgellm.core.signature import InputSpec, Signature

@@ -12,7 +12,7 @@ from edgellm.backends import Lowered, Prepared, _tflite_quantize, contents_of
 from edgellm.backends._delegation_tflite import survey_tflite
 from edgellm.backends.calibrate import calibrate, left_out, quantize_weights
 from edgellm.backends.constructs import converting
-from edgellm.backends.rounding import round_weights
+from edgellm.backends.fitting import round_weights
 from edgellm.backends.trace import example, trace_static
 from edgellm.core.precision import Precisions
 from edgellm.core.signature import InputSpec, Signature

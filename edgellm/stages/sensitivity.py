@@ -23,8 +23,9 @@ from torch import nn
 
 from edgellm.backends._tflite_quantize import grouped
 from edgellm.backends.calibrate import calibrate, on_input, rounded_weight
+from edgellm.backends.fitting import round_weights
 from edgellm.backends.observe import Samples, called, linear, looked_up_by, one_thread
-from edgellm.backends.rounding import MIN_ROWS, layers_of, round_weights
+from edgellm.backends.rounding import MIN_ROWS, layers_of
 from edgellm.core.precision import Precisions
 from edgellm.core.scheme import SCHEMES
 from edgellm.core.sensitivity import Loss, Part, Sensitivity
