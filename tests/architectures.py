@@ -151,7 +151,7 @@ def write(row: Architecture, folder: Path) -> None:
 
 def _shortcomings(notes: Sequence[str]) -> tuple[str, ...]:
     """Return the notes but for those that state a gain."""
-    return tuple(note for note in notes if "were equalized at" not in note)
+    return tuple(note for note in notes if "were equalized at" not in note and "were fitted at" not in note)
 
 
 def measure(row: Architecture, formats: Sequence[str], work: Path) -> support.Architecture:

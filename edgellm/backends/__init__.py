@@ -36,6 +36,7 @@ class Prepared:
         finite_mask: whether the module masks with finite numbers; where not, the traced graph is clamped.
         samples: calibration inputs, for schemes that calibrate.
         ranges: how they choose the range of an activation, a key of `core.scheme.RANGES`.
+        fit: whether weights are fitted to the samples where the scheme gains by it, and not rounded to the nearest.
 
     """
 
@@ -46,6 +47,7 @@ class Prepared:
     finite_mask: bool = True
     samples: Samples = ()
     ranges: str = "mse"
+    fit: bool = True
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgellm.backends import MIN_TOKENS, Prepared
 from edgellm.backends.calibrate import calibrate, left_out, quantize_weights
-from edgellm.backends.fitting import round_weights
+from edgellm.backends.fitting import round_prepared
 from edgellm.backends.observe import linear, looked_up_by
 from edgellm.backends.rounding import MIN_ROWS, grid, group_of, layers_of
 from edgellm.backends.trace import example
@@ -24,15 +24,14 @@ from edgellm.core.precision import Precisions
 def quantize(prepared: Prepared, precisions: Precisions) -> tuple[str, ...]:
     """Quantize linears and tables in place, each as its scheme says, and return notes."""
     module = prepared.module
-    round_weights(module, precisions, prepared.samples)
+    _, notes = round_prepared(prepared, precisions, "executorch")
     schemes = {child: precisions.of(name) for name, child in layers_of(module)}
-    notes: tuple[str, ...] = ()
     done: set[nn.Module] = {child for child, scheme in schemes.items() if scheme.bits != 8}
     if precisions.static:
         calibrated, left = calibrate(module, prepared.samples, method=prepared.ranges, wanted=precisions.is_static)
         quantize_weights(module, calibrated, stored=True)
         done |= {linear(module, name) for name in calibrated}
-        notes = left_out(left, "executorch quantizes what they read as it comes")
+        notes += left_out(left, "executorch quantizes what they read as it comes")
     quantize_linears(module, done)
     _narrow_linears(module, {child for child, scheme in schemes.items() if scheme.bits == 4})
     _quantize_tables(module, example(prepared, MIN_TOKENS), {child: scheme.bits for child, scheme in schemes.items()})

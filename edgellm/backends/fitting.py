@@ -1,14 +1,22 @@
-"""Fitting: the weights of a module, rounded on calibration texts; how each is, `rounding` says."""
+"""Fitting: the weights of a module, rounded on calibration texts, and what that gained; `rounding` says how each is.
+
+What it gained is stated of the texts that weights were fitted to. Others gain less; a build's gate runs such.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from edgellm.backends import MIN_TOKENS, Prepared
+from edgellm.backends.calibrate import rounded_weight
 from edgellm.backends.observe import Samples, called, linear, looked_up_by, one_thread, watch
-from edgellm.backends.rounding import BYTE, MIN_ROWS, fitted, group_of, layers_of, to_nearest
+from edgellm.backends.rounding import BYTE, LARGEST, MIN_ROWS, fitted, group_of, layers_of, to_nearest
+from edgellm.backends.trace import example
 from edgellm.core.precision import Precisions
 from edgellm.core.scheme import Scheme
 
@@ -19,27 +27,73 @@ _MEMORY = 512_000_000
 Grouped = Callable[[Scheme, int], int]
 """Takes the scheme and the width of a linear, returns how many inputs share a scale."""
 
+Nearest = Callable[[torch.Tensor, int], torch.Tensor]
+"""Takes a weight [out, in] and how many inputs share a scale, returns it rounded to the nearest."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What fitting gained.
+
+    Attributes:
+        layers: linears that were fitted, but for those that rounding to the nearest costs nothing.
+        error: squared error that rounding makes in the outputs of such a linear on the calibration inputs, as a part of what
+            rounding to the nearest makes: the mean over them, each counting alike, whatever the scale of its outputs; 1 if
+            there are none.
+
+    """
+
+    layers: int
+    error: float
+
+    @staticmethod
+    def of(ratios: Sequence[float]) -> Gain:
+        """Return the gain of linears whose errors are these parts of what they were."""
+        return Gain(len(ratios), math.fsum(ratios) / len(ratios) if ratios else 1.0)
+
+    def notes(self, weights: str) -> tuple[str, ...]:
+        """Return a note for the user, of weights that are called so; none where nothing was fitted."""
+        if not self.layers:
+            return ()
+        return (
+            f"{weights} were fitted at {self.layers} layer{'s' * (self.layers > 1)}: on the calibration texts rounding now "
+            f"costs {self.error:.0%} of the squared error of their outputs that rounding to the nearest does, on average "
+            "(--no-fit leaves it out).",
+        )
+
+
+def round_prepared(
+    prepared: Prepared, precisions: Precisions, fmt: str, grouped: Grouped | None = None
+) -> tuple[list[str], tuple[str, ...]]:
+    """Round what a backend was given as `round_weights` does, for a format; return the names of the layers, and notes."""
+    # Where nothing calibrates, any text tells which tables are looked up.
+    samples = prepared.samples or [example(prepared, MIN_TOKENS)]
+    fit = prepared.fit and bool(prepared.samples)
+    names, gain = round_weights(prepared.module, precisions, samples, grouped, fit=fit)
+    return names, gain.notes(f"4-bit weights of {fmt}")
+
 
 def round_weights(
-    module: nn.Module, precisions: Precisions, samples: Samples, grouped: Grouped | None = None
-) -> list[str]:
-    """Round in place the weights that are to have 4 bits, and return the names of their layers.
+    module: nn.Module, precisions: Precisions, samples: Samples, grouped: Grouped | None = None, *, fit: bool = True
+) -> tuple[list[str], Gain]:
+    """Round in place the weights that are to have 4 bits, and return the names of their layers, and what fitting gained.
 
     Linears whose inputs can't be observed, and embedding tables, are rounded to the nearest.
 
     Args:
         module: in evaluation mode.
         precisions: of its layers.
-        samples: calibration inputs.
+        samples: calibration inputs; any one will do where nothing is fitted.
         grouped: what tells how many inputs of a linear share a scale; `group_of` its width if None.
+        fit: whether linears are fitted to the samples, and not rounded to the nearest as well.
 
     """
     grouped = grouped or (lambda scheme, width: group_of(width))
     layers = [(name, child) for name, child in layers_of(module) if precisions.of(name).bits == 4]
     if not layers:
-        return []
+        return [], Gain.of(())
     with one_thread():
-        observed = [name for name in called(module, samples[0])[0] if precisions.of(name).bits == 4]
+        observed = [name for name in called(module, samples[0])[0] if precisions.of(name).bits == 4] if fit else []
         looked_up = looked_up_by(module, samples[0])
         done: set[int] = set()  # a table that scores tokens as well is rounded once
         for name, child in layers:
@@ -50,26 +104,39 @@ def round_weights(
             group = group_of(width) if table else grouped(precisions.of(name), width)
             child.weight.data = to_nearest(child.weight.data, group)
             done.add(id(child.weight))
-        for names in _portions(module, observed):
-            shared = _products(module, names, samples)
-            for name in names:
-                each = linear(module, name)
-                group = grouped(precisions.of(name), each.in_features)
-                each.weight.data = fitted(each.weight.data, shared.pop(name), group)
-    return [name for name, _ in layers]
+        groups = {name: grouped(precisions.of(name), linear(module, name).in_features) for name in observed}
+        gain = _fit(module, groups, samples, LARGEST, to_nearest)
+    return [name for name, _ in layers], gain
 
 
-def fit_channels(module: nn.Module, samples: Samples) -> None:
+def fit_channels(module: nn.Module, samples: Samples) -> Gain:
     """Round the weights of linears to 8 bits in place, with one scale per output channel, as `round_weights` does to 4.
 
     Short texts gain most.
     """
     with one_thread():
-        for names in _portions(module, called(module, samples[0])[0]):
-            shared = _products(module, names, samples)
-            for name in names:
-                each = linear(module, name)
-                each.weight.data = fitted(each.weight.data, shared.pop(name), each.in_features, BYTE)
+        groups = {name: linear(module, name).in_features for name in called(module, samples[0])[0]}
+        return _fit(module, groups, samples, BYTE, lambda weight, group: rounded_weight(weight))
+
+
+def _fit(module: nn.Module, groups: Mapping[str, int], samples: Samples, largest: int, nearest: Nearest) -> Gain:
+    """Fit linears in place; `groups` says how many inputs of each share a scale."""
+    ratios = []
+    for names in _portions(module, list(groups)):
+        shared = _products(module, names, samples)
+        for name in names:
+            each, products = linear(module, name), shared.pop(name)
+            weight = each.weight.data
+            each.weight.data = fitted(weight, products, groups[name], largest)
+            plain = _error(nearest(weight, groups[name]) - weight, products)
+            if plain > 0:
+                ratios.append(_error(each.weight.data - weight, products) / plain)
+    return Gain.of(ratios)
+
+
+def _error(change: torch.Tensor, products: torch.Tensor) -> float:
+    """Return the sum over inputs x of |change x|^2, which is the trace of change products change^T."""
+    return max(0.0, float(((change @ products) * change).sum()))
 
 
 def _small(table: nn.Embedding) -> bool:

@@ -20,7 +20,7 @@ from edgellm.backends._onnx_rewrite import gemm_to_matmul, merge_matmuls, unfuse
 from edgellm.backends._onnx_tied import share, untie
 from edgellm.backends.calibrate import calibrate, left_out
 from edgellm.backends.constructs import converting
-from edgellm.backends.fitting import round_weights
+from edgellm.backends.fitting import round_prepared
 from edgellm.backends.rounding import layer_of_constant
 from edgellm.backends.trace import trace
 from edgellm.core.precision import Precisions
@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
     """Write model-<scheme>.onnx, with the IR version and opset of the target."""
     module = prepared.module
-    round_weights(module, precisions, prepared.samples)
-    notes: tuple[str, ...] = ()
+    _, notes = round_prepared(prepared, precisions, "onnx")
     if precisions.static:
         # Unsigned: on x86 the kernel for signed activations is far slower; on Arm they are alike.
         _, left = calibrate(
             module, prepared.samples, method=prepared.ranges, signed=False, outputs=False, wanted=precisions.is_static
         )
-        notes = left_out(left, "in onnx their weights are int8, and what they compute is fp32")
+        notes += left_out(left, "in onnx their weights are int8, and what they compute is fp32")
     model, cost = export(prepared, target)
     if any(scheme.bits < 16 for scheme in precisions.schemes):
         untie(model)

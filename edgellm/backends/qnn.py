@@ -59,7 +59,7 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
     """
     assert target.htp is not None
     scheme = precisions.name
-    fit_channels(prepared.module, prepared.samples)
+    notes = fit_channels(prepared.module, prepared.samples).notes("8-bit weights of qnn") if prepared.fit else ()
     if scheme == "int8-static":
         even_out(prepared.module, prepared.samples)
     model, cost = export(prepared, target)
@@ -85,6 +85,7 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
         session_options=options | ({FALLBACK: "0"} if outside else {}),
         delegation=delegation_of(operators, outside, cost),
         contents=contents_of({"context binaries": total}, total),
+        notes=notes,
     )
 
 

@@ -12,7 +12,7 @@ from edgellm.backends import Lowered, Prepared, _tflite_quantize, contents_of
 from edgellm.backends._delegation_tflite import survey_tflite
 from edgellm.backends.calibrate import calibrate, left_out, quantize_weights
 from edgellm.backends.constructs import converting
-from edgellm.backends.fitting import round_weights
+from edgellm.backends.fitting import round_prepared
 from edgellm.backends.trace import example, trace_static
 from edgellm.core.precision import Precisions
 from edgellm.core.signature import InputSpec, Signature
@@ -33,17 +33,16 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
     import litert_torch
 
     module = prepared.module
-    narrow = round_weights(module, precisions, prepared.samples, _tflite_quantize.grouped)
+    narrow, notes = round_prepared(prepared, precisions, "tflite", _tflite_quantize.grouped)
     if narrow or precisions.layers:
         _tflite_quantize.keep_apart(module, lambda name: not precisions.is_static(name))
-    notes: tuple[str, ...] = ()
     if precisions.static:
         calibrated, left = calibrate(module, prepared.samples, method=prepared.ranges, wanted=precisions.is_static)
-        notes = left_out(left, "tflite quantizes what they read as it comes")
+        notes += left_out(left, "tflite quantizes what they read as it comes")
         quantize_weights(module, calibrated, stored=False)
     if any(isinstance(module.get_submodule(name), nn.Linear) and precisions.of(name).name == "int4-weight-only"
            for name in narrow):  # fmt: skip
-        notes = (*notes, _tflite_quantize.SLOW_INT4)
+        notes += (_tflite_quantize.SLOW_INT4,)
     converter = litert_torch
     for tokens in prepared.buckets:
         feeds = example(prepared, tokens, torch.int32)

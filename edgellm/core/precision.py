@@ -69,9 +69,9 @@ class Precisions:
         """Whether activations of any layer have ranges that are calibrated on text."""
         return any(scheme.static for scheme in self.schemes)
 
-    def calibrates(self, backend: str) -> bool:
-        """Tell whether lowering by a backend runs calibration texts."""
-        return any(scheme.calibrates(backend) for scheme in self.schemes)
+    def calibrates(self, backend: str, *, equalize: bool = True, fit: bool = True) -> bool:
+        """Tell whether lowering by a backend runs calibration texts; equalizing and fitting may be left out."""
+        return any(scheme.calibrates(backend, equalize=equalize, fit=fit) for scheme in self.schemes)
 
     def of(self, layer: str) -> Scheme:
         """Return the scheme of a layer."""

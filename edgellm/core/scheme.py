@@ -83,9 +83,9 @@ class Scheme:
         """Whether weights are so coarse that they are rounded by what calibration texts make of the rounding."""
         return self.bits == 4
 
-    def calibrates(self, backend: str) -> bool:
-        """Tell whether lowering by a backend runs calibration texts."""
-        return self.static or self.fitted or backend in self.equalized
+    def calibrates(self, backend: str, *, equalize: bool = True, fit: bool = True) -> bool:
+        """Tell whether lowering by a backend runs calibration texts; equalizing and fitting may be left out."""
+        return self.static or (fit and self.fitted) or (equalize and backend in self.equalized)
 
 
 SCHEMES: dict[str, Scheme] = {

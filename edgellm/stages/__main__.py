@@ -96,6 +96,7 @@ def _run(job: dict[str, Any], folder: Path) -> object:
         ranges=job["ranges"],
         golden=job["golden"],
         even=job["equalize"],
+        fit=job["fit"],
     )
     return strict.plain(lowered)
 

@@ -35,12 +35,12 @@ _CHECKED = 8
 def lower(
     source: SourceModel, fmt: str, precisions: Precisions, target: Target, buckets: tuple[int, ...], folder: Path, *,
     calibration: Sequence[str] = (), ranges: str = "mse", golden: Sequence[object] = (),
-    even: bool = True,
+    even: bool = True, fit: bool = True,
 ) -> Lowered:  # fmt: skip
     """Write the artifact of one format into `folder`, tuned on calibration texts where the scheme has a use for them.
 
-    With `even`, outlying channels are equalized where the scheme gains by it. Golden inputs choose nothing: where they are
-    given, a note says if ranges of the calibration texts don't hold them.
+    With `even`, outlying channels are equalized where the scheme gains by it, and with `fit`, weights are fitted. Golden inputs
+    choose nothing: where they are given, a note says if ranges of the calibration texts don't hold them.
     """
     rewritten = prepare(source)
     precisions.ensure_named(name for name, _ in layers_of(rewritten.module))
@@ -52,7 +52,9 @@ def lower(
     if samples and golden:
         others = [to_tensors(item) for item in _encode(source, golden, buckets[-1])]
         notes = (*notes, *_unlike(beyond(rewritten.module, samples, others)))
-    prepared = Prepared(rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask, samples, ranges)
+    prepared = Prepared(
+        rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask, samples, ranges, fit
+    )
     lowered = load_backend(target.backend(fmt)).lower(prepared, precisions, target, folder)
     return dataclasses.replace(lowered, notes=(*notes, *lowered.notes))
 

@@ -65,6 +65,7 @@ class Plan:
         max_fallback: share of the cost, or of the operators, that may stay outside the delegate; None where only NPUs are
             asked to take what multiplies matrices.
         equalize: whether outlying channels are evened out where the scheme gains by it.
+        fit: whether weights are fitted to calibration texts where the scheme gains by it, and not rounded to the nearest.
         notes: what the user asked for and did not get in full.
 
     """
@@ -87,6 +88,7 @@ class Plan:
     max_fallback: float | None = None
     equalize: bool = True
     min_exact: float | None = None
+    fit: bool = True
 
     @property
     def max_tokens(self) -> int:
@@ -101,7 +103,7 @@ def resolve(
     min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
     vocab_from: str | os.PathLike[str] | None, describe: Describe,
     layers: str | os.PathLike[str] | None = None, max_fallback: float | None = None, equalize: bool = True,
-    alternatives: int = 1, min_exact: float | None = None,
+    alternatives: int = 1, min_exact: float | None = None, fit: bool = True,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
 
@@ -128,11 +130,13 @@ def resolve(
             "--max-drop has no use without --eval." if eval is None else f"--max-drop is {max_drop:g}; it is 0 or more."
         )
     samples = texts.read_calibration(Path(calibration)) if calibration is not None else default_texts("calibration")
-    calibrates = any(how[fmt].calibrates(aim.backend(fmt)) for fmt in chosen)
+    calibrates = any(how[fmt].calibrates(aim.backend(fmt), equalize=equalize, fit=fit) for fmt in chosen)
     named = " and ".join(sorted({each.name for each in how.values()}))
     if calibration is not None and not calibrates:
+        off = [option for option, on in (("--no-equalize", equalize), ("--no-fit", fit)) if not on]
+        without = f" with {' and '.join(off)}" if off else ""
         raise UsageError(
-            f"--calibration has no use: {named} in {', '.join(chosen)} runs no samples.", hint="Leave it out."
+            f"--calibration has no use: {named} in {', '.join(chosen)}{without} runs no samples.", hint="Leave it out."
         )
     if ranges is not None and ranges not in RANGES:
         raise unknown("way to choose ranges", ranges, RANGES)
@@ -188,7 +192,7 @@ def resolve(
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(checked, source.options)),
         labelled=tuple(labelled), out=place, corpus=corpus, max_fallback=max_fallback, equalize=equalize,
-        min_exact=plugin.EXACT if min_exact is None else min_exact, ranges=ranges or next(iter(RANGES)),
+        min_exact=plugin.EXACT if min_exact is None else min_exact, fit=fit, ranges=ranges or next(iter(RANGES)),
         notes=(*((f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else ()), *notes),
     )  # fmt: skip
 

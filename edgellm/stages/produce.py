@@ -110,14 +110,16 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
     source = strict.plain(plan.source)
     for fmt in plan.formats:
         precisions, backend = plan.precisions[fmt], plan.target.backend(fmt)
+        calibrates = precisions.calibrates(backend, equalize=plan.equalize, fit=plan.fit)
         facts = {
             "format": fmt,
             "scheme": precisions.default,
             "layers": precisions.layers,
             "equalize": plan.equalize,
+            "fit": plan.fit,
             "buckets": plan.buckets,
             "target": strict.plain(_lowering(plan, fmt)),
-            "calibration": plan.calibration if precisions.calibrates(backend) else (),
+            "calibration": plan.calibration if calibrates else (),
             "ranges": plan.ranges if precisions.static else "",
             "golden": _spread(plan.golden) if precisions.static else (),
         }

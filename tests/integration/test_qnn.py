@@ -39,6 +39,7 @@ def test_each_length_is_one_node_that_the_npu_runs_whole(classifier: Bundle) -> 
     assert artifact.agreement.mean >= 0.99
     assert "emulation" in artifact.agreement.device
     assert (portable.id, portable.delegate) == ("onnx-int8-dynamic", "cpu")
+    assert any(note.startswith("8-bit weights of qnn were fitted at ") for note in classifier.manifest.notes)
     assert "emulation" not in portable.agreement.device
 
 
@@ -86,11 +87,14 @@ def test_a_damaged_context_binary_is_an_error_and_no_crash(classifier: Bundle, t
 def test_eight_bits_on_the_npu(model: Model, tmp_path: Path) -> None:
     done = edgellm(
         "build", str(model("encoder")), "--target", "snapdragon-8-elite", "--format", "qnn", "--scheme", "int8-static",
-        *COMMON, str(tmp_path / "bundle"),
+        "--no-fit", *COMMON, str(tmp_path / "bundle"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (artifact,) = Bundle.open(tmp_path / "bundle").manifest.artifacts
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    (artifact,) = manifest.artifacts
     assert (artifact.scheme, artifact.session_options) == ("int8-static", {"htp_arch": "79", "soc_model": "69"})
+    assert manifest.calibration is not None, "its ranges are calibrated all the same"
+    assert not any("fitted" in note for note in manifest.notes)
 
 
 def test_an_operator_that_the_npu_does_not_take_fails_the_build(model: Model, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,11 +63,34 @@ def test_layers_have_schemes_of_their_own(model: Model, tmp_path: Path) -> None:
     assert {artifact.id for artifact in manifest.artifacts} == {"executorch-mixed", "onnx-mixed", "tflite-mixed"}
     assert manifest.calibration is not None
     assert manifest.calibration.ranges == "mse"
+    for fmt in ("executorch", "onnx", "tflite"):
+        (note,) = (
+            each for each in manifest.notes if each.startswith(f"4-bit weights of {fmt} were fitted at 2 layers: ")
+        )
+        assert 0 < int(re.findall(r"costs (\d+)% of the squared error", note)[0]) < 100
     sizes = {artifact.format: artifact.bytes for artifact in manifest.artifacts}
     whole = built(
         model("collapsing"), tmp_path / "w", "--scheme", "fp32", "--format", "onnx", "--seq-len", "16,32"
     ).manifest
     assert sizes["onnx"] < 0.7 * whole.artifacts[0].bytes
+
+
+@pytest.mark.full
+def test_what_is_fitted_is_said_and_can_be_left_out(model: Model, tmp_path: Path) -> None:
+    bundles = {}
+    for name, more in (("fitted", []), ("nearest", ["--no-fit"])):
+        done = edgellm(
+            "build", str(model("wordy")), "--target", "linux-x86_64", "--format", "onnx", "--scheme", "int4-dynamic",
+            "--min-agreement", "0", "--seq-len", "16,32", "--out", str(tmp_path / name), *more,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        manifest = Bundle.open(tmp_path / name).manifest
+        assert ("\n4-bit weights of onnx were fitted at " in done.stdout) == (name == "fitted")
+        assert ("Tuned on edgellm's own 96 texts" in done.stdout) == (name == "fitted")
+        assert (manifest.calibration is None, manifest.notes == ()) == (name == "nearest",) * 2
+        bundles[name] = manifest.artifacts[0]
+    assert bundles["fitted"].bytes == bundles["nearest"].bytes
+    assert bundles["fitted"].agreement.mean > bundles["nearest"].agreement.mean
 
 
 @pytest.mark.parametrize(

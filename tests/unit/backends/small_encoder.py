@@ -19,8 +19,8 @@ class Encoder(nn.Module):
         self.head = nn.Linear(width, 100, bias=False)
         self.head.weight = self.table.weight
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        hidden = self.table(ids) + self.types(ids * 0)
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.table(input_ids) + self.types(input_ids * 0)
         # What linears read has directions that matter more than others, as in a model that learned something.
         mixed = hidden + hidden.mean(-1, keepdim=True) * 4
         out: torch.Tensor = self.head(self.down(nn.functional.gelu(self.up(mixed))))
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
 
 def samples(seed: int = 1) -> list[dict[str, torch.Tensor]]:
     torch.manual_seed(seed)
-    return [{"ids": torch.randint(0, 100, (1, 20))} for _ in range(30)]
+    return [{"input_ids": torch.randint(0, 100, (1, 20))} for _ in range(30)]
 
 
 def prepared(width: int = 64) -> Encoder:

@@ -78,6 +78,14 @@ def test_what_runs_calibration_texts(name: str, backends: list[str]) -> None:
     assert [each for each in FORMATS if SCHEMES[name].calibrates(each)] == backends
 
 
+def test_what_is_left_out_runs_no_calibration_texts() -> None:
+    assert not SCHEMES["int4-dynamic"].calibrates("onnx", fit=False)
+    assert SCHEMES["int4-dynamic"].calibrates("onnx", equalize=False)
+    assert not SCHEMES["int8-dynamic"].calibrates("onnx", equalize=False)
+    assert SCHEMES["int8-dynamic"].calibrates("onnx", fit=False)
+    assert SCHEMES["a16w8"].calibrates("qnn", equalize=False, fit=False), "its ranges are calibrated"
+
+
 def test_an_unknown_scheme_names_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"No scheme 'int8-dynamc'. Did you mean 'int8-dynamic'\?"):
         resolve("int8-dynamc")

@@ -100,6 +100,16 @@ def test_lengths_stay_within_the_position_table(
             UsageError,
             "--calibration has no use: int8-dynamic in tflite runs no samples",
         ),
+        (
+            {"calibration": "x.txt", "formats": ["onnx"], "schemes": ["int4-dynamic"], "fit": False},
+            UsageError,
+            "--calibration has no use: int4-dynamic in onnx with --no-fit runs no samples. Leave it out.",
+        ),
+        (
+            {"calibration": "x.txt", "formats": ["onnx"], "equalize": False},
+            UsageError,
+            "--calibration has no use: int8-dynamic in onnx with --no-equalize runs no samples.",
+        ),
         ({"golden": "gone.txt"}, InputError, "The golden file gone.txt can't be read: No such file"),
         (
             {"golden": "x.txt"},
@@ -143,6 +153,12 @@ def test_ranges_are_part_of_the_plan(folder: Path) -> None:
     assert resolve(folder, schemes=["int8-static"]).ranges == "mse"
     made = resolve(folder, schemes=["int8-static"], ranges="entropy", formats=["tflite"])
     assert (made.ranges, len(made.calibration), made.own_calibration) == ("entropy", 96, False)
+
+
+def test_what_is_tuned_on_nothing_says_so(folder: Path) -> None:
+    assert len(resolve(folder, schemes=["int4-dynamic"]).calibration) == 96
+    made = resolve(folder, schemes=["int4-dynamic"], fit=False)
+    assert (made.calibration, made.fit) == ((), False)
 
 
 def test_golden_cases_may_be_texts_of_the_user(folder: Path, classifier_folder: Path, tmp_path: Path) -> None:
