@@ -42,7 +42,7 @@ class _Lengths(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.command()
 @click.argument("model")
 @click.option("--target", required=True, help="What to search for; 'edgellm targets' lists them.")
-@click.option("--format", "fmt", help="A format; the target's first that its CPU runs if left out.")
+@click.option("--format", "fmt", help="A format that runs on a CPU; the target's first if left out.")
 @click.option("--max-drop", type=float, default=1.0, show_default=True, help="Points that may be lost against fp32.")
 @click.option("--max-size", type=_Size(), help="Bytes of the artifact: 16MB.")
 @click.option("--max-cost", type=float, help="Time or instructions, as a part of uniform int8-dynamic's: 0.9.")
@@ -82,6 +82,7 @@ def search(
     """Find the smallest or fastest artifact of MODEL that keeps to bounds, by a scheme for each group of layers.
 
     Each trial is lowered and run. A study that was interrupted goes on with --resume; several processes may share one.
+    NPUs and GPUs are not searched: they take one scheme for the whole model.
     """
     from edgellm.search import Options, search
 

@@ -6,8 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgellm.backends._vendor_sdks import ensure_sdk
 from edgellm.core import strict
+from edgellm.core.scheme import PORTABLE, SCHEMES
 from edgellm.core.search import MINIMIZED, Bounds
+from edgellm.core.target import Target
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.search.cost import Meter, meter_for
 from edgellm.stages import search_space, search_trial, texts
@@ -25,6 +28,13 @@ DEFAULT_TRIALS = 30
 MIN_TEXTS = 18
 """Calibration texts at least where there are no labelled ones: a third of them chooses."""
 
+_COSTS = {
+    "qnn": "Qualcomm's compiler estimates no time that could choose between them",
+    "tflite-ethos-u": "Vela's estimate of its time has no other to choose",
+}
+_NOT_RUN = "nothing here runs what is lowered for it, so that there is no cost that could choose"
+"""Why what is known of a backend's cost decides nothing."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -33,7 +43,7 @@ class Options:
     Attributes:
         model: a folder written by `save_pretrained`.
         target: name of a target.
-        format: one that its CPU runs; the target's first such if None.
+        format: one that its CPU runs; the target's first if None.
         minimize: a key of `core.search.MINIMIZED`.
         max_drop: points that may be lost against the fp32 source on the texts that choose.
         max_size: bytes of the artifact.
@@ -121,10 +131,11 @@ def checked(options: Options) -> Setup:
     backends = {fmt: aim.backend(fmt) for fmt in aim.formats}
     if options.format is not None and options.format not in backends:
         raise unknown("format", options.format, backends, hint=f"{aim.name} takes no other.")
-    fmt = options.format or next((name for name in backends if backends[name] == name), aim.formats[0])
+    fmt = options.format or aim.formats[0]
     if options.minimize not in MINIMIZED:
         raise unknown("cost to minimize", options.minimize, MINIMIZED)
     _check_numbers(options)
+    _ensure_choice(aim, fmt)
     counts = options.minimize != "size" or options.max_cost is not None
     schemes = search_space.schemes_for(backends[fmt], options.schemes, timed=counts)
     meter = meter_for(aim, fmt, "latency" if options.minimize == "size" else options.minimize) if counts else None
@@ -139,6 +150,28 @@ def checked(options: Options) -> Setup:
     minimize = options.minimize if meter is None or options.minimize == "size" else meter.kind
     bounds = Bounds(options.max_drop, options.max_size, options.max_cost)
     return Setup(options, plan, folder, bounds, minimize, schemes, meter, choose, confirm)
+
+
+def _ensure_choice(aim: Target, fmt: str) -> None:
+    """Check that layers of a target's format can have schemes of their own, between which a cost could decide.
+
+    Raises:
+        UsageError: its delegate takes one for the whole model; says what there is to know of its cost, and what to do.
+        MissingDependencyError: the delegate is one that only its vendor's SDK lowers for.
+
+    """
+    backend = aim.backend(fmt)
+    if backend in PORTABLE:
+        return
+    ensure_sdk(aim.delegates[fmt])
+    able = " or ".join(name for name in SCHEMES if backend in SCHEMES[name].backends)
+    cpu = [name for name in aim.formats if aim.backend(name) in PORTABLE]
+    other = f"for its CPU, --format {cpu[0]}" if cpu else "for a CPU, as --target android-arm64"
+    raise UsageError(
+        f"There is nothing to search for {aim.name} in {fmt}: {aim.delegates[fmt]} takes one scheme for the whole model, "
+        f"{able}, and {_COSTS.get(backend, _NOT_RUN)}.",
+        hint=f"Build it, 'edgellm build --target {aim.name} --format {fmt} --scheme {aim.scheme_of(fmt)}', or search {other}.",
+    )
 
 
 def _check_numbers(options: Options) -> None:

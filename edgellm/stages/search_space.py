@@ -66,7 +66,7 @@ def schemes_for(backend: str, asked: Sequence[str], *, timed: bool) -> tuple[str
     """Return the schemes that single layers may have, the fewest bits first.
 
     Args:
-        backend: what lowers.
+        backend: what lowers, one of `core.scheme.PORTABLE`: others take one scheme for the whole model.
         asked: by the user; all that fit if empty.
         timed: whether time or instructions count. Where only size does, calibrated ranges have nothing to give; and fp32
             is left to backends that have nothing else that computes in it.
@@ -76,11 +76,6 @@ def schemes_for(backend: str, asked: Sequence[str], *, timed: bool) -> tuple[str
 
     """
     able = [name for name in mixable() if backend in SCHEMES[name].backends]
-    if BASE not in able:
-        raise UsageError(
-            f"{backend} takes one scheme for the whole model, so there is nothing to search.",
-            hint="Search for a format that runs on a CPU: onnx, tflite or executorch.",
-        )
     for name in asked:
         if name not in SCHEMES:
             raise unknown("scheme", name, able)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edgellm.cli.search import shown
 from edgellm.core.evaluation import Drop
+from edgellm.core.scheme import PORTABLE
 from edgellm.core.search import Bounds, Confirmed, Front, Group, Point
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError, InputError, MissingDependencyError, UsageError
@@ -18,7 +21,7 @@ from edgellm.search.result import nothing
 from edgellm.search.setup import checked
 from edgellm.stages.search_plot import plot
 from edgellm.stages.search_trial import split
-from edgellm.targets import load_target
+from edgellm.targets import load_target, target_names
 from edgellm.tasks import Example
 from tests.unit.cli.command import call
 from tests.unit.stages.folders import model_folder
@@ -39,7 +42,7 @@ HOST = "linux-x86_64"
         (Options("m", HOST, trials=0), UsageError, "--trials is 1 or more"),
         (Options("m", HOST, test="t.tsv"), UsageError, "--test has no use without --eval"),
         (Options("m", HOST, schemes=("int3",)), UsageError, "No scheme 'int3'"),
-        (Options("m", "ethos-u85-512"), UsageError, "takes one scheme for the whole model"),
+        (Options("m", "imx-rt700-neutron"), MissingDependencyError, "needs eIQ Neutron SDK"),
         (Options("m", HOST, minimize="instructions"), UsageError, "instructions of linux-x86_64 can't be measured"),
         (Options("package.module:function", HOST), InputError, "a function leaves no folder"),
     ],
@@ -53,6 +56,58 @@ def test_what_cant_be_is_refused_before_anything_is_loaded(
         search(options)
     assert message in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["m"], "nothing was written"
+
+
+@pytest.mark.parametrize("minimize", ["size", "latency", "instructions"])
+@pytest.mark.parametrize(
+    ("target", "format", "said"),
+    [
+        (
+            "ethos-u85-512", None,
+            "for ethos-u85-512 in tflite: ethos-u takes one scheme for the whole model, a16w8, and Vela's estimate of its time "
+            "has no other to choose. Build it, 'edgellm build --target ethos-u85-512 --format tflite --scheme a16w8', or search "
+            "for a CPU, as --target android-arm64.",
+        ),
+        (
+            "snapdragon-8-gen3", None,
+            "for snapdragon-8-gen3 in qnn: htp takes one scheme for the whole model, int8-static or a16w8, and Qualcomm's "
+            "compiler estimates no time that could choose between them. Build it, 'edgellm build --target snapdragon-8-gen3 "
+            "--format qnn --scheme a16w8', or search for its CPU, --format onnx.",
+        ),
+        (
+            "ios-arm64-ane", "executorch",
+            "for ios-arm64-ane in executorch: coreml takes one scheme for the whole model, fp16 or int8-weight-only, and nothing "
+            "here runs what is lowered for it",
+        ),
+        ("android-arm64-vulkan", None, "vulkan takes one scheme for the whole model, fp16 or int8-weight-only, and nothing"),
+    ],
+)  # fmt: skip
+def test_an_npu_has_nothing_to_search_and_is_told_why(
+    target: str, format: str | None, said: str, minimize: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        checked(Options(str(tmp_path / "gone"), target, format=format, minimize=minimize))
+    assert str(caught.value).startswith("There is nothing to search ")
+    assert said in str(caught.value)
+
+
+def test_no_npu_is_searched_and_no_torch_loaded_to_say_so(tmp_path: Path) -> None:
+    """Every target whose first format no CPU runs, in one process that looks at what it imported."""
+    code = (
+        "import sys\nfrom edgellm.errors import EdgellmError\nfrom edgellm.search import Options, search\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n        search(Options('gone', name))\n"
+        "    except EdgellmError as error:\n        print(error.exit_code)\n"
+        "assert not {'torch', 'transformers', 'optuna', 'matplotlib'} & set(sys.modules)"
+    )
+    targets = [load_target(name) for name in target_names()]
+    npus = [each for each in targets if each.backend(each.formats[0]) not in PORTABLE]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(each.name for each in npus)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["4" if each.tier == 3 else "2" for each in npus]
+    assert len(npus) > 10
 
 
 @pytest.mark.parametrize("package", ["optuna", "matplotlib"])
