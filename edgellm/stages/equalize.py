@@ -29,8 +29,11 @@ _ROWS = 64
 """Tokens at most of each of those, which bounds the memory that inputs are kept in."""
 
 
-_WORTH = 0.35
+WORTH = 0.7
 """The squared error has to fall to this part of what it was, or the multiplication is not worth its time."""
+
+STATIC_WORTH = 0.35
+"""The same where activations have calibrated ranges: a multiplication is quantized there, before and after."""
 
 INVERSE = "equalized_by"
 """Name of the buffer with what a linear's input channels are multiplied by."""
@@ -50,7 +53,9 @@ class Gain:
     error: float
 
 
-def equalize(model: nn.Module, feeds: Samples, wanted: Callable[[str], bool] = lambda name: True) -> Gain:
+def equalize(
+    model: nn.Module, feeds: Samples, wanted: Callable[[str], bool] = lambda name: True, *, worth: float = WORTH
+) -> Gain:
     """Equalize the inputs of a model's linears in place where that lowers the error, and return what it gained.
 
     A linear stays the module it is, for models that read its weight themselves: what divides is a hook on its call.
@@ -59,6 +64,7 @@ def equalize(model: nn.Module, feeds: Samples, wanted: Callable[[str], bool] = l
         model: in evaluation mode.
         feeds: calibration inputs by name.
         wanted: tells which linears, by name, gain by it: of those that read one tensor, all have to.
+        worth: part of a place's squared error that may be left; otherwise it stays as it is.
 
     """
     step = max(1, math.ceil(len(feeds) / _TEXTS))
@@ -70,7 +76,7 @@ def equalize(model: nn.Module, feeds: Samples, wanted: Callable[[str], bool] = l
         if any(name not in largest for name in group):
             continue  # not called on every path
         linears = [linear(model, name) for name in group]
-        scale, was, left = _best_scale(linears, largest[group[0]], samples[group[0]])
+        scale, was, left = _best_scale(linears, largest[group[0]], samples[group[0]], worth)
         if scale is None:
             continue
         before, after = before + was, after + left
@@ -108,14 +114,14 @@ def _observe(
 
 
 def _best_scale(
-    linears: Sequence[nn.Linear], largest: torch.Tensor, samples: Sequence[torch.Tensor]
+    linears: Sequence[nn.Linear], largest: torch.Tensor, samples: Sequence[torch.Tensor], worth: float
 ) -> tuple[torch.Tensor | None, float, float]:
     """Return what to divide each input channel by, [in], or None where leaving them as they are is best; error before, after."""
     weight = torch.cat([each.weight.data for each in linears])
     heaviest = weight.abs().amax(0).clamp(min=1e-5)
     expected = [rows @ weight.T for rows in samples]
     before = _error(weight, samples, expected)
-    best, lowest = None, _WORTH * before
+    best, lowest = None, worth * before
     for strength in STRENGTHS:
         scale = largest.clamp(min=1e-5) ** strength / heaviest ** (1 - strength)
         # Powers of two: fp32 stays exact to the bit, and rounding of sums does not reach the artifact's bytes.

@@ -18,7 +18,7 @@ from edgellm.errors import EdgellmError
 from edgellm.runtime.bundle import TOKENIZER
 from edgellm.runtime.session import to_feeds
 from edgellm.runtime.tokenizer import Tokenizer
-from edgellm.stages.equalize import equalize
+from edgellm.stages.equalize import STATIC_WORTH, WORTH, equalize
 from edgellm.stages.faithful import ensure_faithful, to_tensors
 from edgellm.stages.prepare import Rewritten, prepare
 from edgellm.stages.reference import write_tokenizer
@@ -74,10 +74,12 @@ def equalized(
     """
     if not any(backend in scheme.equalized for scheme in precisions.schemes):
         return plain, ()
+    worth = STATIC_WORTH if any(scheme.static for scheme in precisions.schemes) else WORTH
     with one_thread():
         gain = equalize(
-            plain.module, [to_tensors(item) for item in feeds], lambda name: backend in precisions.of(name).equalized
-        )
+            plain.module, [to_tensors(item) for item in feeds], lambda name: backend in precisions.of(name).equalized,
+            worth=worth,
+        )  # fmt: skip
         print(f"equalized {gain.places} places on {len(feeds)} calibration texts, error {gain.error:.3f}")
         again = prepare(source)
         try:
