@@ -14,6 +14,12 @@ WORDS = {
     "nine": "N AY1 N", "olive": "AA1 L AH0 V", "puppet": "P AH1 P AH0 T", "queen": "K W IY1 N", "river": "R IH1 V ER0",
     "sister": "S IH1 S T ER0", "tulip": "T UW1 L AH0 P", "under": "AH1 N D ER0", "velvet": "V EH1 L V AH0 T",
     "window": "W IH1 N D OW0", "yellow": "Y EH1 L OW0", "zebra": "Z IY1 B R AH0",
+    "apple": "AE1 P AH0 L", "bottle": "B AA1 T AH0 L", "candle": "K AE1 N D AH0 L", "dinner": "D IH1 N ER0",
+    "elbow": "EH1 L B OW2", "finger": "F IH1 NG G ER0", "garden": "G AA1 R D AH0 N", "hammer": "HH AE1 M ER0",
+    "island": "AY1 L AH0 N D", "jacket": "JH AE1 K AH0 T", "kitten": "K IH1 T AH0 N", "ladder": "L AE1 D ER0",
+    "magnet": "M AE1 G N AH0 T", "napkin": "N AE1 P K IH0 N", "orange": "AO1 R AH0 N JH", "pencil": "P EH1 N S AH0 L",
+    "rabbit": "R AE1 B AH0 T", "saddle": "S AE1 D AH0 L", "table": "T EY1 B AH0 L", "uncle": "AH1 NG K AH0 L",
+    "valley": "V AE1 L IY0", "winter": "W IH1 N T ER0", "yogurt": "Y OW1 G ER0 T",
 }  # fmt: skip
 """From the CMU Pronouncing Dictionary (BSD-2-Clause)."""
 

@@ -1,0 +1,105 @@
+"""One-pass sequence-to-sequence models, from pairs to a bundle that answers in every format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import edgellm
+from edgellm.core.training import Training
+from edgellm.distill.sequences import distill_sequences
+from edgellm.errors import GateError, UsageError
+from edgellm.runtime import Bundle, Session
+from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, write_pairs, write_tokenizers
+
+pytestmark = pytest.mark.integration
+
+LEARNED, DEV = list(WORDS)[:40], list(WORDS)[40:]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student that knows forty words by heart."""
+    folder = tmp_path_factory.mktemp("student")
+    found = distill_sequences(
+        teacher=None, student="ctc-tiny", data=write_pairs(folder / "train.tsv", LEARNED),
+        dev=write_pairs(folder / "dev.tsv", DEV), test=None, out=folder / "student",
+        tokenizer=write_tokenizers(folder / "tokenizer"), longest=24, quiet=True,
+        training=Training(epochs=250, batch=40, rate=4e-3, schedule="linear", warmup=0.1, threads=1),
+    )  # fmt: skip
+    assert found is not None
+    return folder / "student"
+
+
+@pytest.fixture(scope="module")
+def bundle(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundle")
+    golden = folder / "golden.txt"
+    golden.write_text("".join(f"{word}\n" for word in LEARNED))
+    return edgellm.build(
+        student, target="linux-x86_64", seq_len=(24,), golden=golden, alternatives=4, min_agreement=0.9, min_exact=0.8,
+        out=folder / "bundle",
+    )  # fmt: skip
+
+
+def test_every_format_says_what_was_learned(bundle: Bundle) -> None:
+    assert bundle.manifest.task == "ctc-seq2seq"
+    for artifact in bundle.manifest.artifacts:
+        assert artifact.agreement is not None
+        assert artifact.agreement.exact is not None
+        session = Session.open(bundle, format=artifact.id)
+        said = [session(word).value["text"] for word in LEARNED]
+        assert sum(text == WORDS[word] for word, text in zip(LEARNED, said, strict=True)) >= 32
+
+
+def test_alternatives_hold_the_answer_first(bundle: Bundle) -> None:
+    session = Session.open(bundle)
+    value = session({"text": "kettle", "alternatives": 3}).value
+    assert len(value["alternatives"]) == 3
+    assert value["alternatives"][0]["text"] == value["text"] == session("kettle").value["text"]
+    scores = [item["score"] for item in value["alternatives"]]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] >= session("kettle").value["score"] * 0.999
+
+
+def test_letters_outside_the_vocabulary_and_long_words_are_answered(bundle: Bundle) -> None:
+    session = Session.open(bundle)
+    assert isinstance(session("çà!").value["text"], str)
+    assert session("").value["text"] == ""
+    assert session("banana" * 20).truncated
+
+
+def test_answers_that_are_not_the_source_s_to_the_letter_end_a_build(tmp_path: Path) -> None:
+    with pytest.raises(GateError, match=r"to the letter on .* \(the gate is 1\)"):
+        edgellm.build(
+            tiny_ctc(tmp_path / "untrained"), target="linux-x86_64", formats=["onnx"], seq_len=(24,), min_agreement=0.0,
+            min_exact=1.0, out=tmp_path / "bundle",
+        )  # fmt: skip
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_exactness_and_alternatives_belong_to_texts(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--min-exact has no use"):
+        edgellm.build(target="linux-x86_64", min_exact=0.9, out=tmp_path / "bundle")
+    with pytest.raises(UsageError, match="--alternatives has no use"):
+        edgellm.build(target="linux-x86_64", alternatives=3, out=tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    "formats",
+    [("onnx",), pytest.param(("executorch", "tflite"), marks=pytest.mark.full)],
+    ids=lambda formats: formats[0],
+)
+def test_a_model_of_masks_fills_them_in_one_graph(tmp_path: Path, formats: tuple[str, ...]) -> None:
+    golden = tmp_path / "golden.txt"
+    golden.write_text("".join(f"{word}\n" for word in WORDS))
+    built = edgellm.build(
+        tiny_mask_predict(tmp_path / "model", refinements=1), target="linux-x86_64", formats=formats, scheme="fp32",
+        seq_len=(24,), golden=golden, out=tmp_path / "bundle",
+    )  # fmt: skip
+    for artifact in built.manifest.artifacts:
+        assert artifact.agreement is not None
+        assert artifact.agreement.exact == 1.0
+        assert json.dumps(Session.open(built, format=artifact.id)("kettle").value)
