@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import json
-import os
-import shutil
-import sys
-import tempfile
 from pathlib import Path
 
 from edgellm.core import strict
@@ -16,7 +10,7 @@ from edgellm.core.manifest import Artifact, FileEntry, Manifest
 from edgellm.errors import BundleError, UsageError
 from edgellm.runtime import engines
 from edgellm.runtime.bundle import CARD, MANIFEST, REPORTS, Bundle, sha256_file
-from edgellm.stages.cache import alive
+from edgellm.stages.put import check_parent, put
 
 
 def check_out(out: Path) -> None:
@@ -33,11 +27,7 @@ def check_out(out: Path) -> None:
             f"{out} holds something that is no bundle, or a bundle and something else, and is left alone.",
             hint="Choose another --out.",
         )
-    parent = out.resolve().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError(f"{parent} can't be written to.", hint="Choose another --out.")
+    check_parent(out)
 
 
 def list_files(folder: Path) -> tuple[FileEntry, ...]:
@@ -79,50 +69,8 @@ def publish(folder: Path, out: Path) -> Bundle:
     manifest = (folder / MANIFEST).read_bytes()
     if out.is_dir() and (out / MANIFEST).is_file() and (out / MANIFEST).read_bytes() == manifest and _intact(out):
         return Bundle.open(out)
-    out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _recover(out)
-    _sweep(out)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    need = sum(path.stat().st_size for path in files)
-    free = shutil.disk_usage(out.parent).free
-    if need > free:
-        raise OSError(errno.ENOSPC, f"{need / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free", str(out.parent))
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-{os.getpid()}-", dir=out.parent))
-    try:
-        partial.chmod(0o777 & ~_umask())
-        for path in files:
-            copy = partial / path.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            _flush(copy)
-        check_out(out)
-        if out.exists() and any(out.iterdir()):
-            _exchange(partial, out)
-            _keep_reports(partial, out)
-        else:
-            partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    put(folder, out, check=check_out, old=lambda old: _keep_reports(old, out.absolute()))
     return Bundle.open(out)
-
-
-def _exchange(new: Path, out: Path) -> None:
-    """Swap two folders; where the system can't do that in one step, in two renames that leave no loss."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if hasattr(libc, "renameat2"):
-            at_cwd, exchange = -100, 2  # linux/fcntl.h, linux/fs.h
-            if libc.renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(out), exchange) == 0:
-                return
-    old = new.with_name(f"{new.name}-old")
-    out.rename(old)
-    try:
-        new.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    old.rename(new)
 
 
 def _keep_reports(old: Path, out: Path) -> None:
@@ -131,29 +79,6 @@ def _keep_reports(old: Path, out: Path) -> None:
     if reports.is_dir() and any(reports.iterdir()):
         digest = sha256_file(old / MANIFEST)[:12]
         reports.rename(out.with_name(f"{out.name}.reports-{digest}"))
-
-
-def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _recover(out: Path) -> None:
-    """Give back its name to a bundle that a build killed between two renames (see `_exchange`) left without one."""
-    prefix = f".{out.name}.partial-"
-    for path in out.parent.glob(f"{prefix}*-old"):
-        if not out.exists() and not alive(path.name.removeprefix(prefix).partition("-")[0]):
-            path.rename(out)
-
-
-def _sweep(out: Path) -> None:
-    """Remove what killed builds left beside `out`."""
-    prefix = f".{out.name}.partial-"
-    for path in out.parent.glob(f"{prefix}*"):
-        if not alive(path.name.removeprefix(prefix).partition("-")[0]):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -172,11 +97,6 @@ def _intact(out: Path) -> bool:
     except Exception:  # whatever is wrong with it, it gets replaced
         return False
     return True
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def notes_of(manifest: Manifest) -> list[str]:

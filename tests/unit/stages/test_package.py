@@ -17,7 +17,7 @@ import pytest
 from edgellm.core import strict
 from edgellm.errors import UsageError
 from edgellm.runtime.bundle import Bundle
-from edgellm.stages import package
+from edgellm.stages import put
 from edgellm.stages.package import check_out, list_files, publish, write_card, write_manifest
 from tests.tiny import edit_manifest, tiny_bundle
 
@@ -147,7 +147,7 @@ def test_a_failure_on_the_way_leaves_the_old_bundle_and_nothing_else(
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    where, name = {"copyfile": (shutil, "copyfile"), "fsync": (os, "fsync"), "exchange": (package, "_exchange")}[step]
+    where, name = {"copyfile": (shutil, "copyfile"), "fsync": (os, "fsync"), "exchange": (put, "_exchange")}[step]
     monkeypatch.setattr(where, name, fail)
     with pytest.raises(OSError, match="Input/output error"):
         publish(new, old)
@@ -159,14 +159,14 @@ def test_what_appears_at_out_during_the_build_is_not_overwritten(
     tmp_path: Path, new: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "home" / "out"
-    flush = package._flush
+    flush = put._flush
 
     def meanwhile(path: Path) -> None:
         flush(path)
         out.mkdir(exist_ok=True)
         (out / "thesis.txt").write_text("precious")
 
-    monkeypatch.setattr(package, "_flush", meanwhile)
+    monkeypatch.setattr(put, "_flush", meanwhile)
     with pytest.raises(UsageError, match="left alone"):
         publish(new, out)
     assert snapshot(out.parent) == {"out/thesis.txt": b"precious"}
@@ -201,9 +201,9 @@ def test_a_failed_second_rename_puts_the_old_bundle_back(old: Path, new: Path, m
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edgellm.stages import package
+from edgellm.stages import package, put
 folder, out, after = sys.argv[1:]
-flush, rename, done = package._flush, Path.rename, []
+flush, rename, done = put._flush, Path.rename, []
 def dying(path):
     flush(path)
     done.append(path)
@@ -215,7 +215,7 @@ def renaming(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
 if after == "rename":
     sys.platform = "darwin"
-package._flush, Path.rename = dying, renaming
+put._flush, Path.rename = dying, renaming
 package.publish(Path(folder), Path(out))
 """
 
