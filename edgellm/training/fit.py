@@ -47,21 +47,19 @@ _CLOCKS = ("runtime", "per_second", "total_flos", "train_loss")
 
 
 def prepare(training: Training) -> None:
-    """Set the seed and the threads, before a module is made; and let no bar but the training's be drawn.
+    """Set the seed and the threads, before a module is made, and let nothing but the training be told.
 
     Raises:
-        MissingDependencyError: what trains is not installed.
+        MissingDependencyError: DeepSpeed is asked for and not installed.
         InputError: there is no DeepSpeed configuration where it should be.
 
     """
-    needed = ("accelerate", "deepspeed") if training.deepspeed else ("accelerate",)
-    for library in needed:
-        if find_spec(library) is None:
-            extra = "'edgellm[train]'" if library == "accelerate" else library
-            raise MissingDependencyError(f"Training needs {library}.", hint=f"Install it with: pip install {extra}")
+    if training.deepspeed and find_spec("deepspeed") is None:
+        raise MissingDependencyError("--deepspeed needs deepspeed.", hint="Install it with: pip install deepspeed")
     if training.deepspeed and not Path(training.deepspeed).is_file():
         raise InputError(f"There is no {training.deepspeed}.", hint="--deepspeed takes DeepSpeed's JSON configuration.")
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # of reading and writing weights
+    transformers.utils.logging.set_verbosity_error()
     if training.threads is not None:
         torch.set_num_threads(training.threads)
     transformers.set_seed(training.seed)
