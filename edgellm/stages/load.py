@@ -103,7 +103,7 @@ def _from_pretrained(source: SourceModel) -> nn.Module:
             f"transformers {transformers.__version__} can't load {source.name} for {source.task}: {first_line(error)}."
         ) from None
     try:
-        model, info = _pruned(cls, _shapes(source.folder)).from_pretrained(
+        model, info = _pruned(cls, shapes(source.folder)).from_pretrained(
             source.folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
             attn_implementation="sdpa" if cls._supports_sdpa else "eager", output_loading_info=True,
         )  # fmt: skip
@@ -149,7 +149,7 @@ def _class_of(config: Any, task: str) -> Any:
     return cls[0] if isinstance(cls, (list, tuple)) else cls
 
 
-def _shapes(folder: str) -> dict[str, tuple[int, ...]]:
+def shapes(folder: str) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor in a folder's safetensors files."""
     from safetensors import safe_open
 
