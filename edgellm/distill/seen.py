@@ -114,17 +114,27 @@ def _last_attention(model: nn.Module) -> Callable[[], tuple[torch.Tensor, ...]]:
             f"{type(model).__name__} has no linears of queries, keys and values that are known by name.",
             hint="Compare attention maps instead (--attend maps), or hidden states alone.",
         )
-    seen: list[torch.Tensor] = [torch.empty(0)] * len(found)
+    calls: list[list[torch.Tensor]] = [[] for _ in found]
 
     def keep(i: int) -> Callable[[nn.Module, object, torch.Tensor], None]:
         def hook(module: nn.Module, args: object, output: torch.Tensor) -> None:
-            seen[i] = output
+            calls[i].append(output)
 
         return hook
 
     for i, (_, linear) in enumerate(found):
         linear.register_forward_hook(keep(i))
-    return lambda: tuple(seen)
+
+    def last() -> tuple[torch.Tensor, ...]:
+        # Values are made once in each layer that has these linears (ALBERT's layers share theirs). DeBERTa's queries and
+        # keys are made of positions too, after those of tokens.
+        layers = len(calls[-1])
+        made = tuple(outputs[len(outputs) // layers * (layers - 1)] for outputs in calls)
+        for outputs in calls:
+            outputs.clear()
+        return made
+
+    return last
 
 
 def _make_eager(model: nn.Module) -> None:
