@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -64,3 +68,21 @@ def test_a_distilled_classifier_answers_as_its_teacher_from_the_bundle(
     decided = [answer.value[0]["label"] for answer in answers]  # type: ignore[index]
     right = sum(case["label"] == label for case, label in zip(cases, decided, strict=True))
     assert right / len(cases) == pytest.approx(tested.student, abs=0.05)
+
+
+@pytest.mark.full
+def test_processes_that_accelerate_started_make_one_student(model: Callable[[str], Path], tmp_path: Path) -> None:
+    data = tmp_path / "texts.txt"
+    data.write_text("\n".join(" ".join(text.split()) for text in default_texts("golden")[:120]), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tests.small_distillation",
+         str(model("encoder")), str(data), str(tmp_path / "out")],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(found) == 2
+    assert found[0]["scores"] == found[1]["scores"]
+    assert found[0]["trained"]["of_steps"] == 3 * math.ceil(found[0]["texts"] / 16)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
