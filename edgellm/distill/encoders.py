@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -25,11 +25,12 @@ from edgellm.distill import judged
 from edgellm.distill.finished import check_out, working, write
 from edgellm.distill.labelled import Texts, collate, encode, kind_of, metric_key, read_parts, reduced, scored
 from edgellm.distill.learner import Learner
-from edgellm.distill.shorten import shorten
+from edgellm.distill.shorten import copy_beside, save, shorten
 from edgellm.distill.sides import Side, pair, read_side
 from edgellm.errors import UsageError
 from edgellm.stages.examples import strings_in
 from edgellm.stages.source import SourceModel, identity
+from edgellm.tasks._torch import Wrapped
 from edgellm.training.fit import fit, prepare
 
 MAX_TOKENS = 128
@@ -86,7 +87,12 @@ def distill_encoder(
     result = dataclasses.replace(result, student=name, layers=layers)
     if result.trained.status == "finished" and _rank() == 0:
         result = dataclasses.replace(result, folder=str(out))
-        write(result, learning, start, big.source.licence, out)
+
+        def keep(folder: Path) -> None:
+            copy_beside(start, folder)
+            save(cast(Wrapped, learning).model, folder, like=start)
+
+        write(result, keep, big.source.licence, out)
     return result
 
 

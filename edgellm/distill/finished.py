@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from torch import nn
-
 from edgellm.core import strict
-from edgellm.core.distill import DistilledEncoder
-from edgellm.distill.shorten import copy_beside, save
+from edgellm.core.distill import Distilled, DistilledEncoder
 from edgellm.errors import UsageError
 from edgellm.runtime.machine import machine
 from edgellm.stages.cache import versions
 from edgellm.stages.put import check_parent, put
-from edgellm.tasks._torch import Wrapped
 from edgellm.training.fit import LOGS
 
 FACTS = "training.json"
@@ -47,13 +44,12 @@ def check_out(out: Path) -> None:
     check_parent(out)
 
 
-def write(result: DistilledEncoder, student: nn.Module, beside: Path, licence: str | None, out: Path) -> None:
+def write(result: Distilled | DistilledEncoder, save: Callable[[Path], None], licence: str | None, out: Path) -> None:
     """Write a student as `save_pretrained` does, with its tokenizer and the facts of its training, and end the training.
 
     Args:
         result: the facts.
-        student: as its task wraps it.
-        beside: folder with its tokenizer.
+        save: writes model and tokenizer into a folder.
         licence: of the teacher; the student is a work made of it.
         out: the place.
 
@@ -64,8 +60,7 @@ def write(result: DistilledEncoder, student: nn.Module, beside: Path, licence: s
     work = working(out)
     with tempfile.TemporaryDirectory(dir=work) as place:
         folder = Path(place)
-        copy_beside(beside, folder)
-        save(cast(Wrapped, student).model, folder, like=beside)
+        save(folder)
         if (work / LOGS).is_dir():
             shutil.copytree(work / LOGS, folder / LOGS)
         if licence is not None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from edgellm.core import strict
 from edgellm.core.distill import Distilled, Score
 from edgellm.core.training import Training
+from edgellm.distill.finished import check_out, working, write
 from edgellm.distill.labels import Teacher, label, read_labels
 from edgellm.distill.pairs import SOURCE, TARGET, Encoded, Pair, encode, open_tokenizers, read_lines, read_pairs
 from edgellm.distill.students import CTC
@@ -26,9 +25,6 @@ from edgellm.runtime.bundle import sha256_file
 from edgellm.stages.source import check_folder
 from edgellm.tasks._ctc import collapse, edits
 from edgellm.training.fit import fit, prepare
-
-FACTS = "training.json"
-"""How a student came about, beside it."""
 
 LABELS = "labels"
 """Folder beside the output that shards are kept in, unless another is named."""
@@ -80,6 +76,8 @@ def distill_sequences(
     home = tokenizer or (guide.folder if guide else None)
     if home is None:
         raise UsageError("Without a teacher there is no tokenizer.", hint="Give its folder with --tokenizer.")
+    check_out(out)
+    work = working(out)
     prepare(training)
     model = _student(student, home, slots=slots, longest=longest)
     _ensure_same_vocabulary(open_tokenizers(home), guide)
@@ -103,15 +101,15 @@ def distill_sequences(
     sets = {name: _encoded(rows, home, model) for name, rows in (("train", learned), ("dev", pairs["dev"]))}
     if not sets["train"].examples or not sets["dev"].examples:
         raise InputError(f"No pair is left to learn from or to choose by. {sets['train'].left_out()}")
-    out.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     identity = {
         "student": student, "config": model.config.to_diff_dict(), "tokenizer": sha256_file(home / SOURCE),
         "train": _digest(learned), "dev": _digest(pairs["dev"]),
     }  # fmt: skip
     trained = fit(
-        model, training, out, identity=identity, train=sets["train"].examples, dev=sets["dev"].examples,
+        model, training, work, identity=identity, train=sets["train"].examples, dev=sets["dev"].examples,
         collate=_Collate(model.config.pad_token_id), metric="token_errors", compute=_Errors(model.config.pad_token_id),
-        reduce=_firsts, quiet=quiet,
+        reduce=_firsts, quiet=quiet, keep=True,
     )  # fmt: skip
     done = trained.status == "finished"
     found = Distilled(
@@ -120,8 +118,8 @@ def distill_sequences(
         score(model, home, pairs["dev"]) if done else None, score(model, home, pairs["test"]) if done and test else None,
         trained, label_seconds,
     )  # fmt: skip
-    if done:
-        _write(model, home, out, found)
+    if done and int(os.environ.get("RANK", "0")) == 0:
+        write(found, lambda folder: _save(model, home, folder), None, out)
     return found
 
 
@@ -259,14 +257,8 @@ def _digest(pairs: Sequence[Pair]) -> str:
     return digest.hexdigest()
 
 
-def _write(model: CtcForSeq2Seq, home: Path, out: Path, found: Distilled) -> None:
-    """Write the student beside its place, then move its files there."""
-    with tempfile.TemporaryDirectory(dir=out) as work:
-        model.save_pretrained(work)
-        for name in (SOURCE, TARGET, "tokenizer_config.json"):
-            if (home / name).is_file():
-                shutil.copyfile(home / name, Path(work) / name)
-        facts = json.dumps(strict.plain(found), indent=1, ensure_ascii=False)
-        (Path(work) / FACTS).write_text(facts + "\n", encoding="utf-8")
-        for path in sorted(Path(work).iterdir()):
-            path.replace(out / path.name)
+def _save(model: CtcForSeq2Seq, home: Path, folder: Path) -> None:
+    model.save_pretrained(folder)
+    for name in (SOURCE, TARGET, "tokenizer_config.json"):
+        if (home / name).is_file():
+            shutil.copyfile(home / name, folder / name)

@@ -29,7 +29,7 @@ _ROWS = 64
 """Tokens at most of each of those, which bounds the memory that inputs are kept in."""
 
 
-WORTH = 0.7
+WORTH = 0.5
 """The squared error has to fall to this part of what it was, or the multiplication is not worth its time."""
 
 STATIC_WORTH = 0.35
