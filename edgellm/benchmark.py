@@ -6,6 +6,7 @@ the artifact's own data back into the caches, then a few timed ones. The order o
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -58,6 +59,7 @@ def bench(
     runs: int = DEFAULT_RUNS,
     warmup: int = DEFAULT_WARMUP,
     tokens: Sequence[int] = (),
+    names: Sequence[str] = (),
 ) -> Benchmark:
     """Measure latency.
 
@@ -69,6 +71,7 @@ def bench(
         runs: timed runs of each artifact at each length.
         warmup: runs before the first timed one.
         tokens: lengths of the text, special tokens included; if empty, the buckets up to max_tokens.
+        names: of the bundles, where they are of different models: each id of a record begins with its bundle's.
 
     Raises:
         UsageError: the device is emulated, a number is out of range, or a bundle has no such format.
@@ -80,7 +83,8 @@ def bench(
     if runs < 1 or warmup < 0 or threads < 1:
         raise UsageError("--runs and --threads are 1 or more, --warmup is 0 or more.")
     several = [bundles] if isinstance(bundles, Bundle) else list(bundles)
-    pairs = [pair for pair in choose(several, formats) if engines.can_run(pair[1]) and not engines.emulates(pair[1])]
+    chosen = choose(several, formats) if not names else [pair for each in several for pair in choose([each], formats)]
+    pairs = [(b, a) for b, a in chosen if engines.can_run(a) and not engines.emulates(a)]
     missing = sorted({fmt for fmt in formats if fmt not in {a.format for _, a in pairs} | {a.id for _, a in pairs}})
     if missing or not pairs:
         raise UsageError(
@@ -92,13 +96,18 @@ def bench(
     for bundle in several:
         bundle.use_all()
     texts = {id(bundle): Text(bundle) for bundle in several}
+    own = [artifact.id for _, artifact in pairs]
+    if names:
+        of = {id(bundle): name for bundle, name in zip(several, names, strict=True)}
+        pairs = [(b, dataclasses.replace(a, id=f"{of[id(b)]} {a.id}")) for b, a in pairs]
     with ExitStack() as stack:
         workers = []
         opened = {}
-        for bundle, artifact in pairs:  # one after the other, so that loading is not timed against another's
+        # One after the other, so that loading is not timed against another's.
+        for name, (bundle, artifact) in zip(own, pairs, strict=True):
             worker = stack.enter_context(device.start(artifact.format))
             path = device.push(bundle.path)
-            opened[artifact.id] = worker.request("open", bundle=path, artifact=artifact.id, threads=threads)
+            opened[artifact.id] = worker.request("open", bundle=path, artifact=name, threads=threads)
             workers.append((artifact, worker))
         records = []
         for length in lengths:
