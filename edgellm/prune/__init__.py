@@ -140,5 +140,5 @@ def gate(quality: Quality, setup: Setup) -> None:
 
 def _how(source: SourceModel) -> str:
     if source.task == "feature-extraction":
-        return "half the squared distance of the output, to second order (Gauss-Newton diagonal)"
-    return "the task's loss, to first order (mean absolute Taylor score)"
+        return "the change of the output to second order (diagonal of Gauss-Newton)"
+    return "the change of the task's loss (squared Taylor score, diagonal of the empirical Fisher matrix)"

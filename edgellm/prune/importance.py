@@ -3,13 +3,19 @@
 Each structure has a gate of 1 that its output is multiplied by, one for each example; a gate of a layer is between the layer
 and nothing: at 0 its input goes past it. Removing a structure is to set its gate from 1 to 0.
 
-- With labels, the change to first order is |dL / dgate|, the mean of it over examples: Michel et al. 2019 (arXiv:1905.10650) for
-  heads, and Molchanov et al. 2019 (arXiv:1906.10771) for neurons, where it is |activation * gradient| summed over the neuron's
-  activations.
-- Without labels, the loss is half the squared distance of the output from what it was, whose gradient is 0 where nothing was
-  removed yet. Its second order is the Gauss-Newton matrix, of which the diagonal, |d output / dgate|^2 / 2, is the change;
-  LeCun et al. 1990 (Optimal Brain Damage) rank by that diagonal. It is estimated from products of the output with random signs
-  (Hutchinson 1990), whose squared gradient has it as its mean. For vectors of length 1, half the squared distance is 1 - cosine.
+A structure's score is the mean over examples of (dL / dgate)^2 / 2. For a neuron, dL / dgate is activation * gradient summed over
+its activations, for a head what Michel et al. 2019 (arXiv:1905.10650) rank by; its square is the Taylor score of Molchanov et al.
+2019 (arXiv:1906.10771).
+
+- With labels, L is the task's loss, and the score is the diagonal of the empirical Fisher matrix: the change of the loss to
+  second order where a trained model's gradients cancel out, as Kwon et al. 2022 (arXiv:2204.09656) rank heads and neurons.
+- Without labels, the loss is half the squared distance of the output from what it was, whose second order is the Gauss-Newton
+  matrix, with the diagonal |d output / dgate|^2 (LeCun et al. 1990, Optimal Brain Damage). It is estimated from products of
+  the output with random signs (Hutchinson 1990): with such a product as L, the score has half that diagonal as its mean. For
+  vectors of length 1, half the squared distance is 1 - cosine.
+
+Squares are what can be added up over structures of different sizes: changes in different directions add as squares do, while
+absolute values of thousands of neurons, most of which cancel out, pile up, and whole heads would seem cheap beside them.
 
 A gate is 0 where something was removed before: scores are of what is left.
 """
@@ -94,14 +100,13 @@ def gated(encoder: Encoder, gates: Gates) -> Iterator[None]:
             handle.remove()
 
 
-def importance(encoder: Encoder, batches: Iterable[Batch], kept: Kept, *, labelled: bool) -> Importance:
+def importance(encoder: Encoder, batches: Iterable[Batch], kept: Kept) -> Importance:
     """Return the scores of all structures.
 
     Args:
         encoder: whose model is in evaluation mode.
         batches: examples.
         kept: what was not removed.
-        labelled: whether losses are of labels; otherwise they are products of outputs with random signs.
 
     Raises:
         InputError: a loss is no number.
@@ -118,7 +123,7 @@ def importance(encoder: Encoder, batches: Iterable[Batch], kept: Kept, *, labell
                 "The loss of the model is no number on the given examples.", hint="Are they of the model's task?"
             )
         for total, gradient in zip(sums, torch.autograd.grad(loss, gates.all), strict=True):
-            total += (gradient.abs() if labelled else gradient.square() / 2).double().sum(0).numpy()
+            total += (gradient.double().square() / 2).sum(0).numpy()
         examples += batch.size
     scores = [total / max(examples, 1) for total in sums]
     blocks = len(encoder.blocks)

@@ -90,11 +90,6 @@ def outputs(source: SourceModel, model: nn.Module, made: Sequence[Item]) -> list
     return [partial(_output, source, model, [item]) for item in made]
 
 
-def labelled(source: SourceModel) -> bool:
-    """Tell whether a task's loss is of labels."""
-    return source.task != "feature-extraction"
-
-
 def ensure_known(source: SourceModel) -> None:
     """Check that there is a loss for a task.
 

@@ -107,7 +107,7 @@ def _chosen(encoder: Encoder, setup: Setup, batches: Sequence[Batch], say: Calla
     total = sum(shape.parameters for shape in shapes)
     ensure_reachable(shapes, setup.structures, options.sparsity)
     for number in range(1, options.rounds + 1):
-        scores = importance(encoder, batches, kept, labelled=losses.labelled(setup.source))
+        scores = importance(encoder, batches, kept)
         aim = options.sparsity if number == options.rounds else options.sparsity * number / options.rounds
         kept = choose(shapes, scores, kept, structures=setup.structures, sparsity=aim, limit=options.sparsity)
         say(
