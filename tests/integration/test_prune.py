@@ -89,13 +89,13 @@ def test_what_is_left_learns_from_the_whole(model: Model, data: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "small"]
 
 
-def test_too_large_a_loss_writes_nothing(model: Model, data: Path, tmp_path: Path) -> None:
+def test_too_large_a_loss_writes_nothing(model: Model, tmp_path: Path) -> None:
     out = tmp_path / "small"
-    done = edgellm("prune", str(model("encoder")), "--sparsity", "0.9", "--max-drop", "0", "--out", str(out))
+    done = edgellm("prune", str(model("encoder")), "--sparsity", "0.8", "--max-drop", "0", "--out", str(out))
     assert done.returncode == 5
     assert "Nothing was written." in done.stderr
     assert not out.exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_an_architecture_cant_lose_is_refused(model: Model, tmp_path: Path) -> None:
