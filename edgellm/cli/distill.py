@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edgellm.core import strict
-from edgellm.core.distill import Distilled
-from edgellm.core.training import SCHEDULES, Training
+from edgellm.core.distill import Distilled, DistilledEncoder
+from edgellm.core.training import SCHEDULES, Trained, Training
 from edgellm.errors import UsageError
 
 _PATH = click.Path(path_type=Path)
@@ -41,64 +41,98 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_PAIRS = ("unlabelled", "labels", "part", "no_gold", "beams", "slots", "longest")
+"""Options of students that make sequences."""
+
+_SIGNALS = ("temperature", "hard", "hidden", "attention")
+"""Options of students that classify, tag or embed."""
+
+
 @click.command()
 @click.option(
-    "--teacher", type=_PATH, help="Folder of a model that answers token by token; none learns from pairs alone."
+    "--teacher", type=_PATH, help="Folder of the model to learn from; none learns a sequence from pairs alone."
 )
-@click.option("--student", required=True, help="ctc-tiny, ctc-small, ctc-shared, ctc-base, or a student's folder.")
-@click.option("--data", type=_PATH, required=True, help="Pairs to learn from: a text, a tab, what it becomes.")
-@click.option("--dev", type=_PATH, required=True, help="Pairs that choose the step that is kept.")
-@click.option("--test", type=_PATH, help="Pairs that are scored once, at the end.")
 @click.option(
-    "--unlabelled", type=_PATH, help="Texts, one per line, that the teacher labels besides those of the pairs."
-)
-@click.option("--tokenizer", type=_PATH, help="Folder of tokenizer.json, where there is no teacher.")
+    "--student", required=True,
+    help="ctc-tiny, ctc-small, ctc-shared or ctc-base for sequences; a number of the teacher's layers; or a student's folder.",
+)  # fmt: skip
 @click.option(
-    "--labels", type=_PATH, help="Folder for the teacher's labels, which machines may share; beside --out if left out."
+    "--data", type=_PATH, required=True,
+    help="For sequences, pairs: a text, a tab, what it becomes. Otherwise labelled examples, or a .txt of texts.",
+)  # fmt: skip
+@click.option("--dev", type=_PATH, help="The same, to choose the step that is kept; a sequence needs it.")
+@click.option("--test", type=_PATH, help="The same, scored once, at the end.")
+@click.option("--tokenizer", type=_PATH, help="Sequences: folder of tokenizer.json, where there is no teacher.")
+@click.option(
+    "--unlabelled", type=_PATH, help="Sequences: texts, one per line, that the teacher labels besides the pairs'."
 )
-@click.option("--part", help="Make that part of the labels and train nothing: 1/4 is the first of four.")
-@click.option("--no-gold", is_flag=True, help="Learn the teacher's labels alone.")
-@click.option("--beams", type=int, default=4, show_default=True, help="Of the teacher's search.")
-@click.option("--slots", type=int, default=2, show_default=True, help="Output places for each input token.")
-@click.option("--longest", type=int, default=64, show_default=True, help="Tokens of an input at most.")
+@click.option("--labels", type=_PATH, help="Sequences: folder of the teacher's labels, which machines may share.")
+@click.option("--part", help="Sequences: make that part of the labels and train nothing: 1/4 is the first of four.")
+@click.option("--no-gold", is_flag=True, help="Sequences: learn the teacher's labels alone.")
+@click.option("--beams", type=int, default=4, show_default=True, help="Sequences: of the teacher's search.")
+@click.option("--slots", type=int, default=2, show_default=True, help="Sequences: output places for each input token.")
+@click.option("--longest", type=int, default=64, show_default=True, help="Sequences: tokens of an input at most.")
+@click.option(
+    "--temperature", type=float, default=2.0, show_default=True, help="Others: of the answers that are learned."
+)
+@click.option("--hard", type=float, default=0.5, show_default=True, help="Others: share of people's labels, 0 to 1.")
+@click.option("--hidden", type=float, default=1.0, show_default=True, help="Others: weight of hidden states.")
+@click.option("--attention", type=float, default=0.0, show_default=True, help="Others: weight of attention.")
 @training_options
 @click.option("--out", type=_PATH, required=True, help="Folder for the student.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.pass_context
 def distill(
-    teacher: Path | None, student: str, data: Path, dev: Path, test: Path | None, unlabelled: Path | None,
-    tokenizer: Path | None, labels: Path | None, part: str | None, no_gold: bool, beams: int, slots: int, longest: int,
-    out: Path, quiet: bool, as_json: bool, **training: Any,
+    context: click.Context, /, teacher: Path | None, student: str, data: Path, dev: Path | None, test: Path | None,
+    tokenizer: Path | None, unlabelled: Path | None, labels: Path | None, part: str | None, no_gold: bool, beams: int,
+    slots: int, longest: int, temperature: float, hard: float, hidden: float, attention: float, out: Path, quiet: bool,
+    as_json: bool, **training: Any,
 ) -> None:  # fmt: skip
-    """Train a student that answers in one forward pass, from pairs and from a teacher's answers.
+    """Train a student that answers in one forward pass, from a teacher's answers and from people's.
 
     Run again after it was cut off, the same command goes on.
     """
-    from edgellm.distill import require
+    from edgellm.distill import makes_sequences, require
 
     require()
+    silent, options = quiet or as_json, Training(**training)
+    sequences = makes_sequences(student)
+    _refuse(context, _SIGNALS if sequences else (*_PAIRS, "tokenizer"), sequences)
+    if not sequences:
+        from edgellm.distill.encoders import distill_encoder
+
+        if teacher is None:
+            raise UsageError("Without --teacher there is nothing to distil.", hint="Name its folder.")
+        made = distill_encoder(
+            teacher, out, student=int(student) if student.isdigit() else Path(student), data=data, dev=dev, test=test,
+            temperature=temperature, hard=hard, hidden=hidden, attention=attention, training=options, quiet=silent,
+        )  # fmt: skip
+        click.echo(_json(made) if as_json else shown_encoder(made))
+        return
     from edgellm.cli.progress import bar
     from edgellm.distill.sequences import distill_sequences
 
-    silent = quiet or as_json
-    with bar("labels", quiet=silent) as told:
+    if dev is None:
+        raise UsageError("A sequence needs --dev.", hint="Pairs of other texts, which choose the step that is kept.")
+    with bar("labels", quiet=silent or teacher is None) as told:
         found = distill_sequences(
-            teacher=teacher, student=student, data=data, dev=dev, test=test, out=out, training=Training(**training),
+            teacher=teacher, student=student, data=data, dev=dev, test=test, out=out, training=options,
             tokenizer=tokenizer, unlabelled=unlabelled, labels=labels, gold=not no_gold, beams=beams, slots=slots,
             longest=longest, part=_part(part), quiet=silent, report=told,
         )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(strict.plain(found), ensure_ascii=False, allow_nan=False))
+        click.echo(_json(found))
     else:
         click.echo("The labels are written." if found is None else shown(found, out))
 
 
 def shown(found: Distilled, out: Path) -> str:
-    """Return what was made in a few lines."""
+    """Return what was made of pairs in a few lines."""
     trained = found.trained
     own, teachers = found.parameters
     if found.dev is None:
-        return f"Stopped at step {trained.steps} of {trained.of_steps}; the same command goes on from there."
+        return _paused(trained)
     origin = f"{found.gold} pairs"
     if found.teacher is not None:
         origin += f" and {found.labelled} answers of {found.teacher} ({teachers:,} parameters)"
@@ -106,10 +140,47 @@ def shown(found: Distilled, out: Path) -> str:
         f"{found.student} ({own:,} parameters) learned from {origin} -> {out}",
         f"dev   {found.dev}, which chose step {trained.best_step} of {trained.of_steps}",
         *([f"test  {found.test}, which chose nothing"] if found.test else []),
-        f"{trained.seconds:.0f} s in this run, {trained.cpu_seconds:.0f} s of CPU time.",
+        _took(trained),
         *([found.left_out] if found.left_out else []),
     ]
     return "\n".join(lines)
+
+
+def shown_encoder(found: DistilledEncoder) -> str:
+    """Return what was made of a classifier, a tagger or a sentence encoder in a few lines."""
+    trained = found.trained
+    big, small = found.parameters
+    if trained.status == "paused":
+        return _paused(trained)
+    lines = [
+        f"{found.student} ({small:,} parameters) learned from {found.teacher} ({big:,}) on {found.texts} texts -> {found.folder}"
+    ]
+    for score in found.scores:
+        line = f"{score.part:<4}  {score.agreement} with the teacher {score.agreed:.4f} on {score.texts} texts"
+        if score.metric is not None:
+            line += f"; {score.metric} {score.student:.4f}, before {score.before:.4f}, the teacher {score.teacher:.4f}"
+        lines.append(line)
+    return "\n".join([*lines, _took(trained)])
+
+
+def _paused(trained: Trained) -> str:
+    return f"Stopped at step {trained.steps} of {trained.of_steps}; the same command goes on from there."
+
+
+def _took(trained: Trained) -> str:
+    return f"{trained.seconds:.0f} s in this run, {trained.cpu_seconds:.0f} s of CPU time."
+
+
+def _json(found: object) -> str:
+    return json.dumps(strict.plain(found), ensure_ascii=False, allow_nan=False)
+
+
+def _refuse(context: click.Context, names: Sequence[str], sequences: bool) -> None:
+    """Raise where an option was given that the other kind of student has."""
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            what = "a student that makes sequences" if sequences else "a student that classifies, tags or embeds"
+            raise UsageError(f"--{name.replace('_', '-')} has no use for {what}.", hint="Leave it out.")
 
 
 def _part(text: str | None) -> tuple[int, int] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
+from pathlib import Path
 
+from edgellm.distill.students import CTC
 from edgellm.errors import MissingDependencyError
 
 NEEDED = ("torch", "transformers", "accelerate", "tokenizers", "safetensors")
@@ -21,3 +24,14 @@ def require() -> None:
         raise MissingDependencyError(
             f"Training needs {', '.join(missing)}.", hint="Install it with: pip install 'edgellm[train]'"
         )
+
+
+def makes_sequences(student: str) -> bool:
+    """Tell whether a student answers with another text: one by name, or a folder of such a model."""
+    if student in CTC:
+        return True
+    try:
+        config = json.loads((Path(student) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return student.startswith("ctc")  # a name with a typo
+    return isinstance(config, dict) and config.get("model_type") == "edgellm-ctc"
