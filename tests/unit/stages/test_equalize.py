@@ -11,6 +11,7 @@ import pytest
 SCRIPT = """
 import json, sys, torch
 from torch import nn
+from edgellm.stages import equalize as module
 from edgellm.stages.equalize import INVERSE, equalize
 
 class Model(nn.Module):
@@ -90,7 +91,13 @@ def tied(really):
     names = [name for name, module in model.named_modules() if hasattr(module, INVERSE)]
     return {"names": names, "same": model.head.weight is model.table.weight}
 
-print(json.dumps([change(1.0), change(60.0), change(60.0, twice=True), odd(), tied(False), tied(True)]))
+def with_a_text_that_keeps(part):
+    module.WORST = part
+    found = equalize(Model(60.0).eval(), [{"x": torch.randn(1, n, 32)} for n in range(4, 40)]).places
+    return found
+
+print(json.dumps([change(1.0), change(60.0), change(60.0, twice=True), odd(), tied(False), tied(True),
+                  with_a_text_that_keeps(1.0), with_a_text_that_keeps(1e-6)]))
 """
 
 
@@ -126,3 +133,7 @@ def test_aliases_tied_weights_and_calls_by_keyword_stay_exact(changes: list[dict
 def test_a_head_that_is_the_embedding_table_stays_that(changes: list[dict[str, object]]) -> None:
     assert changes[4] == {"names": ["inner", "head"], "same": False}
     assert changes[5] == {"names": ["inner"], "same": True}
+
+
+def test_a_place_where_one_text_would_keep_its_error_stays_as_it_is(changes: list[object]) -> None:
+    assert changes[6:] == [1, 0]
