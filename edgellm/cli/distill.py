@@ -158,9 +158,14 @@ def shown_encoder(found: DistilledEncoder) -> str:
     for score in found.scores:
         line = f"{score.part:<4}  {score.agreement} with the teacher {score.agreed:.4f} on {score.texts} texts"
         if score.metric is not None:
-            line += f"; {score.metric} {score.student:.4f}, before {score.before:.4f}, the teacher {score.teacher:.4f}"
+            own, before, its = map(_value, (score.student, score.before, score.teacher))
+            line += f"; {score.metric} {own}, before {before}, the teacher {its}"
         lines.append(line)
     return "\n".join([*lines, _took(trained)])
+
+
+def _value(score: float | None) -> str:
+    return "n/a" if score is None else f"{score:.4f}"
 
 
 def _paused(trained: Trained) -> str:

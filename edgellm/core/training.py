@@ -71,7 +71,7 @@ class Step:
     Attributes:
         step: from 1.
         epoch: how far in the data.
-        values: by name: "loss", "eval_loss", "learning_rate"...
+        values: by name: "loss", "eval_loss", "learning_rate"...; those that are no numbers are left out.
 
     """
 
@@ -90,7 +90,7 @@ class Trained:
         of_steps: planned.
         best_step: whose weights were kept.
         metric: what chose it.
-        best: its value.
+        best: its value; None before the first evaluation.
         seconds: of this run.
         cpu_seconds: of this run, all threads together.
         curve: what was logged, in all runs together.
@@ -102,7 +102,7 @@ class Trained:
     of_steps: int
     best_step: int
     metric: str
-    best: float
+    best: float | None
     seconds: float
     cpu_seconds: float
     curve: tuple[Step, ...]

@@ -15,6 +15,7 @@ from edgellm.errors import UsageError
 from edgellm.runtime.machine import machine
 from edgellm.stages.cache import versions
 from edgellm.stages.put import check_parent, put
+from edgellm.training.checkpoints import IDENTITY
 from edgellm.training.fit import LOGS
 
 FACTS = "training.json"
@@ -42,6 +43,13 @@ def check_out(out: Path) -> None:
             hint="Choose another --out.",
         )
     check_parent(out)
+    work = working(out)
+    known = (work / "checkpoints" / IDENTITY).is_file() or any(work.glob("start-*"))
+    if work.exists() and not known and any(work.iterdir()):
+        raise UsageError(
+            f"{work} is where a training works, and holds something else, which is left alone.",
+            hint="Choose another --out, or move that folder.",
+        )
 
 
 def write(result: Distilled | DistilledEncoder, save: Callable[[Path], None], licence: str | None, out: Path) -> None:
@@ -71,7 +79,9 @@ def write(result: Distilled | DistilledEncoder, save: Callable[[Path], None], li
             **cast("dict[str, object]", strict.plain(result)), "folder": out.name, "machine": str(machine()),
             "tools": versions(("torch", "transformers", "accelerate")), "files": [*files, FACTS],
         }  # fmt: skip
-        (folder / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(
+            json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
         put(folder, out, check=check_out)
     shutil.rmtree(work)
 

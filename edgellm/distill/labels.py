@@ -36,6 +36,8 @@ class Teacher:
     Attributes:
         folder: of `save_pretrained`.
         model: in evaluation mode.
+        read, write: its tokenizers of inputs and outputs.
+        longest: tokens of an input or an output at most.
 
     Raises:
         InputError: the folder holds no such model.
@@ -56,6 +58,7 @@ class Teacher:
                 hint="A teacher is a model that AutoModelForSeq2SeqLM loads, with its tokenizer.json.",
             ) from None
         self.read, self.write = open_tokenizers(folder)
+        self.longest = int(getattr(self.model.config, "max_position_embeddings", None) or 1024)
 
     def digest(self) -> str:
         """Return the SHA-256 of weights, configuration and tokenizers."""
@@ -88,7 +91,7 @@ class Teacher:
             with torch.no_grad():
                 made = self.model.generate(
                     input_ids=ids, attention_mask=(ids != pad).long(), num_beams=beams, do_sample=False,
-                    max_new_tokens=slots * longest, length_penalty=1.0,
+                    max_new_tokens=min(slots * longest, self.longest - 1), length_penalty=1.0,
                 )  # fmt: skip
             for i, said in zip(batch, made.tolist(), strict=True):
                 answers[i] = self.write.decode(said, skip_special_tokens=True)
@@ -122,7 +125,8 @@ def label(
     for path, lines in shards:
         if not path.is_file():
             answers = teacher.answer(lines, beams=beams, slots=slots)
-            rows = [f"{text}\t{answer}\n" for text, answer in zip(lines, answers, strict=True) if answer.strip()]
+            said = [" ".join(answer.split()) for answer in answers]
+            rows = [f"{text}\t{answer}\n" for text, answer in zip(lines, said, strict=True) if answer]
             part_file = path.with_suffix(f".{os.getpid()}.part")
             part_file.write_text("".join(rows), encoding="utf-8")
             part_file.replace(path)
@@ -132,8 +136,8 @@ def label(
 
 
 def read_labels(paths: Sequence[Path]) -> list[Pair]:
-    """Return what shards hold."""
-    return [pair for path in paths for pair in read_pairs(path)]
+    """Return what shards hold; one in which the teacher was silent is empty."""
+    return [pair for path in paths if path.stat().st_size for pair in read_pairs(path)]
 
 
 def _shards(

@@ -83,7 +83,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not empty.
+    """Return the lines of a text file that are not empty, without spaces around them.
 
     Raises:
         InputError: it can't be read, or is not UTF-8.
@@ -95,7 +95,21 @@ def read_lines(path: Path) -> list[str]:
         raise InputError(f"{path} can't be read: {error.strerror or error}.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: byte {error.start}.") from None
-    return [line for line in text.splitlines() if line.strip()]
+    return [line.strip(" \r") for line in text.split("\n") if line.strip()]
+
+
+def read_texts(path: Path) -> list[str]:
+    """Return the texts of a file, one per line.
+
+    Raises:
+        InputError: it can't be read, or a line has a tab, as pairs have.
+
+    """
+    lines = read_lines(path)
+    for number, line in enumerate(lines, 1):
+        if "\t" in line:
+            raise InputError(f"{path} has a tab in its text {number}: {line[:60]!r}.", hint="Pairs belong into --data.")
+    return lines
 
 
 def open_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import time
@@ -17,12 +19,13 @@ from edgellm.core.distill import Distilled, Score
 from edgellm.core.training import Training
 from edgellm.distill.finished import check_out, working, write
 from edgellm.distill.labels import Teacher, label, read_labels
-from edgellm.distill.pairs import SOURCE, TARGET, Encoded, Pair, encode, open_tokenizers, read_lines, read_pairs
+from edgellm.distill.pairs import SOURCE, TARGET, Encoded, Pair, encode, open_tokenizers, read_pairs, read_texts
 from edgellm.distill.students import CTC
-from edgellm.errors import InputError, UsageError, first_line, unknown
+from edgellm.errors import InputError, UsageError, unknown
 from edgellm.models.ctc import IGNORED, CtcConfig, CtcForSeq2Seq, CtcOutput
-from edgellm.runtime.bundle import sha256_file
-from edgellm.stages.source import check_folder
+from edgellm.stages.load import load
+from edgellm.stages.source import check_folder, licence_of, read_source
+from edgellm.stages.texts import ensure_disjoint
 from edgellm.tasks._ctc import collapse, edits
 from edgellm.training.fit import fit, prepare
 
@@ -69,7 +72,7 @@ def distill_sequences(
     pairs = {
         name: read_pairs(path) for name, path in (("train", data), ("dev", dev), ("test", test)) if path is not None
     }
-    _ensure_apart(pairs)
+    ensure_disjoint(**{name: [pair.text for pair in rows] for name, rows in pairs.items()})
     guide = Teacher(teacher) if teacher is not None else None
     if guide is None and (unlabelled is not None or not gold or part is not None):
         raise UsageError("Labels need a --teacher.", hint="Name one, or leave out --unlabelled, --no-gold and --part.")
@@ -85,10 +88,15 @@ def distill_sequences(
     started = time.perf_counter()
     if guide is not None:
         texts = list(
-            dict.fromkeys([*(pair.text for pair in pairs["train"]), *(read_lines(unlabelled) if unlabelled else [])])
+            dict.fromkeys([*(pair.text for pair in pairs["train"]), *(read_texts(unlabelled) if unlabelled else [])])
         )
-        held = {pair.text for name in ("dev", "test") for pair in pairs.get(name, [])}
-        texts = [text for text in texts if text not in held]
+        held = {_key(pair.text) for name in ("dev", "test") for pair in pairs.get(name, [])}
+        room = min(guide.longest, model.config.max_position_embeddings)  # a longer text can't be learned
+        texts = [
+            text
+            for text, ids in zip(texts, guide.read.encode_batch(texts), strict=True)
+            if _key(text) not in held and len(ids.ids) <= room
+        ]
         shards = label(
             guide, texts, labels or out.parent / LABELS, beams=beams, slots=model.config.slots_per_token,
             part=part or (1, 1), report=report,
@@ -103,8 +111,8 @@ def distill_sequences(
         raise InputError(f"No pair is left to learn from or to choose by. {sets['train'].left_out()}")
     work.mkdir(parents=True, exist_ok=True)
     identity = {
-        "student": student, "config": model.config.to_diff_dict(), "tokenizer": sha256_file(home / SOURCE),
-        "train": _digest(learned), "dev": _digest(pairs["dev"]),
+        "student": student, "config": model.config.to_diff_dict(), "begins as": _weights(model) if student not in CTC else "",
+        "train": _digest(sets["train"].examples), "dev": _digest(sets["dev"].examples),
     }  # fmt: skip
     trained = fit(
         model, training, work, identity=identity, train=sets["train"].examples, dev=sets["dev"].examples,
@@ -119,7 +127,7 @@ def distill_sequences(
         trained, label_seconds,
     )  # fmt: skip
     if done and int(os.environ.get("RANK", "0")) == 0:
-        write(found, lambda folder: _save(model, home, folder), None, out)
+        write(found, lambda folder: _save(model, home, folder), licence_of(guide.folder) if guide else None, out)
     return found
 
 
@@ -213,10 +221,8 @@ def _student(student: str, home: Path, *, slots: int, longest: int) -> CtcForSeq
     if not folder.is_dir():
         raise unknown("student", student, CTC, hint="It is none of these, and no folder.")
     check_folder(folder)
-    try:
-        model = CtcForSeq2Seq.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise InputError(f"{folder} is no student: {first_line(error)}.") from None
+    source = read_source(str(folder), task="ctc-seq2seq", tokenizer=None, pooling=None, describe=lambda name: {})
+    model = load(source)  # widths as they are in the weights: it may be pruned
     assert isinstance(model, CtcForSeq2Seq)
     if open_tokenizers(folder)[0].get_vocab() != open_tokenizers(home)[0].get_vocab():
         raise InputError(f"{folder} and {home} have different vocabularies.", hint="A student reads its teacher's ids.")
@@ -228,14 +234,9 @@ def _ensure_same_vocabulary(tokenizers: tuple[Tokenizer, Tokenizer], guide: Teac
         raise InputError("Teacher and student have different vocabularies.", hint="Leave out --tokenizer.")
 
 
-def _ensure_apart(pairs: Mapping[str, Sequence[Pair]]) -> None:
-    """Raise where a text is in two parts: it would be learned, or chosen by, and scored."""
-    seen: dict[str, str] = {}
-    for name, rows in pairs.items():
-        for text in dict.fromkeys(pair.text for pair in rows):
-            if text in seen:
-                raise InputError(f"{text!r} is in the {seen[text]} and in the {name} pairs.", hint="Split by text.")
-            seen[text] = name
+def _key(text: str) -> str:
+    """Return what texts that count as one have in common."""
+    return " ".join(text.lower().split())
 
 
 def _encoded(rows: Sequence[Pair], home: Path, model: CtcForSeq2Seq) -> Encoded:
@@ -248,12 +249,14 @@ def _encoded(rows: Sequence[Pair], home: Path, model: CtcForSeq2Seq) -> Encoded:
     )
 
 
-def _digest(pairs: Sequence[Pair]) -> str:
-    import hashlib
+def _digest(examples: Sequence[Mapping[str, list[int]]]) -> str:
+    return hashlib.sha256(json.dumps(examples).encode()).hexdigest()
 
+
+def _weights(model: CtcForSeq2Seq) -> str:
     digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(f"{pair.text}\t{pair.target}\n".encode("utf-8", "surrogatepass"))
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.core.prune import structures_of
+from edgellm.core.scheme import MIXED, resolve_schemes
 from edgellm.core.training import Training
 from edgellm.distill.pairs import read_pairs
-from edgellm.errors import InputError, UsageError
+from edgellm.errors import InputError, UsageError, unknown
+from edgellm.prune.speed import host_target
 from edgellm.prune.write import check_out
+from edgellm.runtime import engines
 from edgellm.stages import texts
 from edgellm.stages.examples import read_examples, texts_in
 from edgellm.stages.plan import DEFAULT_LENGTHS, MAX_OVERLAP
 from edgellm.stages.rows import read_text
 from edgellm.stages.search_trial import Questions, labelled, split
 from edgellm.stages.source import SourceModel, read_source
+from edgellm.targets import load_target
 from edgellm.tasks import Example, load_task
 from edgellm.texts import default_texts
 
@@ -132,6 +136,10 @@ def checked(options: Options) -> Setup:
         )
     if options.recover and (options.pooling is not None or options.tokenizer is not None):
         raise UsageError("--recover reads tokenizer and pooling from the model's own folder.", hint="Put them there.")
+    if options.measure:
+        _check_measured(options)
+    elif options.formats:
+        raise UsageError("--format has no use with --no-measure.", hint="Leave it out.")
     out = Path(options.out or f"{source.name}-pruned")
     check_out(out)
     source, longest = _lengths(source, options.max_tokens)
@@ -142,6 +150,19 @@ def checked(options: Options) -> Setup:
         options, source, structures, out, longest, tuple(chosen), tuple(places), tuple(scoring),
         f"{len(scoring)} of {len(chosen)} examples of {about}", confirm,
     )  # fmt: skip
+
+
+def _check_measured(options: Options) -> None:
+    """Raise where what was left could not be timed in the end."""
+    target = load_target(host_target())
+    for fmt in options.formats:
+        if fmt not in target.formats:
+            raise unknown("format", fmt, target.formats, hint=f"{target.name} takes no other.")
+    backends = {fmt: target.backend(fmt) for fmt in options.formats or target.formats}
+    for fmt, name in resolve_schemes((options.scheme,), dict.fromkeys(backends, ""), backends).items():
+        if name == MIXED:
+            raise UsageError("--scheme mixed can't be timed here.", hint="Name one scheme.")
+        engines.require(fmt)
 
 
 def _check_numbers(options: Options) -> None:

@@ -14,6 +14,7 @@ from edgellm.pipeline import build
 from edgellm.runtime.machine import machine
 from edgellm.stages.source import SourceModel
 from edgellm.targets import load_target, target_names
+from edgellm.tasks import load_task
 
 RUNS = 60
 """Timed runs of each artifact at each length, in blocks that take turns."""
@@ -39,10 +40,11 @@ def measure_speed(source: SourceModel, pruned: Path, *, formats: Sequence[str], 
     target = host_target()
     pooling = source.options.pooling if source.task == "feature-extraction" else None
     assert source.folder is not None
+    min_exact = None if load_task(source.task).EXACT is None else 0.0
     bundles = [
         build(
             folder, target=target, formats=formats, scheme=scheme, task=source.task, pooling=pooling,
-            tokenizer=source.tokenizer, min_agreement=0.0, out=work / f"{name}-bundle",
+            tokenizer=source.tokenizer, min_agreement=0.0, min_exact=min_exact, out=work / f"{name}-bundle",
         )
         for name, folder in ((BEFORE, source.folder), (AFTER, pruned))
     ]  # fmt: skip

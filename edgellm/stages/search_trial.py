@@ -121,7 +121,8 @@ def lowered(plan: Plan, precisions: Precisions, store: Cache, log: Path) -> Iter
 
     """
     point = dataclasses.replace(
-        plan, precisions=dict.fromkeys(plan.formats, precisions), labelled=(), min_agreement=0.0, max_drop=_ANY_DROP,
+        plan, precisions=dict.fromkeys(plan.formats, precisions), labelled=(), min_agreement=0.0, min_exact=None,
+        max_drop=_ANY_DROP,
         calibration=plan.calibration if precisions.calibrates(plan.target.backend(plan.formats[0])) else (),
     )  # fmt: skip
     with store.workspace() as work:

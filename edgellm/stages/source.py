@@ -118,7 +118,7 @@ def read_source(
     return _source(
         name=name, folder=folder, factory=None, tokenizer=tokenizer_file,
         task=task or task_of(config), pooling=pooling, alternatives=alternatives, config=config, sha256=None,
-        parameters=_count_parameters(folder), licence=_licence(folder),
+        parameters=_count_parameters(folder), licence=licence_of(folder),
     )  # fmt: skip
 
 
@@ -377,7 +377,7 @@ def _digest(known: str | None, folder: Path | None, tokenizer: Path) -> str:
     return digest.hexdigest()
 
 
-def _licence(folder: Path) -> str | None:
+def licence_of(folder: Path) -> str | None:
     """Return the licence from the front matter of the model card, if there is one."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")

@@ -50,11 +50,32 @@ def resumable(checkpoints: Path, identity: Mapping[str, object], *, keep: bool =
         if (number := path.name.partition("-")[2]).isdigit()
     }
     for _, path in sorted(found.items(), reverse=True):
-        if _read(path / _STATE):
+        if state := _read(path / _STATE):
+            _point_at_best(checkpoints, path / _STATE, state, keep=keep)
             return path
         if not keep:
             shutil.rmtree(path)
     return None
+
+
+def _point_at_best(checkpoints: Path, place: Path, state: dict[str, object], *, keep: bool) -> None:
+    """Make the state name the best checkpoint where it lies now: the folder may have been moved.
+
+    Raises:
+        UsageError: it is gone, so that the best weights could not be kept.
+
+    """
+    named = state.get("best_model_checkpoint")
+    if not isinstance(named, str):
+        return
+    best = checkpoints / Path(named).name
+    if not best.is_dir():
+        raise UsageError(
+            f"{checkpoints} lacks {best.name}, whose weights are the best so far.",
+            hint="Delete that folder to begin anew.",
+        )
+    if str(best) != named and not keep:
+        write(place, {**state, "best_model_checkpoint": str(best)})
 
 
 def write(path: Path, facts: Mapping[str, object]) -> None:

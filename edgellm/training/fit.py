@@ -131,7 +131,7 @@ def fit(
         raise InputError(
             f"The training diverged: {watch.diverged} at step {state.global_step}.", hint="Use a smaller --rate."
         )
-    best = float(state.best_metric) if state.best_metric is not None else math.nan
+    best = float(state.best_metric) if state.best_metric is not None and math.isfinite(state.best_metric) else None
     return Trained(
         "paused" if watch.paused else "finished", state.global_step, state.max_steps, state.best_global_step or 0, metric,
         best, time.perf_counter() - clock, time.process_time() - cpu, _curve(state.log_history),

@@ -1,6 +1,7 @@
 """Trains a model that says a word's phones one after the other: the teacher, and the baseline that one pass is held against.
 
-The dev words choose the epoch. Run it again and it goes on from where it was cut off.
+The dev words only show how it goes: the last weights are kept. Run it again with the same options, and it goes on from where
+it was cut off.
 """
 
 from __future__ import annotations

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
 import edgellm
-from edgellm.core.training import Training
-from edgellm.distill.sequences import distill_sequences
+from edgellm.distill.pairs import open_tokenizers
 from edgellm.errors import GateError, UsageError
+from edgellm.models.ctc import IGNORED, CtcForSeq2Seq
 from edgellm.runtime import Bundle, Session
-from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, write_pairs, write_tokenizers
+from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict
 
 pytestmark = pytest.mark.integration
 
@@ -21,18 +23,25 @@ LEARNED = list(WORDS)[:40]
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student that knows forty words by heart."""
-    folder = tmp_path_factory.mktemp("student")
-    dev = folder / "dev.tsv"  # the tokenizer makes the same letters of them, so that what is known by heart is chosen
-    dev.write_text("".join(f"{word.upper()}\t{WORDS[word]}\n" for word in LEARNED))
-    found = distill_sequences(
-        teacher=None, student="ctc-tiny", data=write_pairs(folder / "train.tsv", LEARNED),
-        dev=dev, out=folder / "student",
-        tokenizer=write_tokenizers(folder / "tokenizer"), longest=24, quiet=True,
-        training=Training(epochs=120, batch=40, rate=4e-3, schedule="linear", warmup=0.1, threads=1),
-    )  # fmt: skip
-    assert found is not None
-    return folder / "student"
+    """A model that knows forty words by heart."""
+    folder = tiny_ctc(tmp_path_factory.mktemp("student"))
+    model = CtcForSeq2Seq.from_pretrained(folder).train()
+    read, write = open_tokenizers(folder)
+    ids = [torch.tensor(encoding.ids) for encoding in read.encode_batch(LEARNED)]
+    labels = [torch.tensor(encoding.ids) for encoding in write.encode_batch([WORDS[word] for word in LEARNED])]
+    batch = {
+        "input_ids": pad_sequence(ids, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+    }
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for _ in range(300):
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

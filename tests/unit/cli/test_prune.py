@@ -50,6 +50,23 @@ def test_what_cant_be_is_said_at_once(options: Options, kind: type[EdgellmError]
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options("m", 0.4, scheme="int8-dynmic"), "Did you mean 'int8-dynamic'?"),
+        (Options("m", 0.4, scheme="mixed"), "--scheme mixed can't be timed here"),
+        (Options("m", 0.4, scheme="a16w8"), "can't express a16w8"),
+        (Options("m", 0.4, formats=("onix",)), "Did you mean 'onnx'?"),
+        (Options("m", 0.4, formats=("onnx",), measure=False), "--format has no use with --no-measure"),
+    ],
+)
+def test_what_could_not_be_timed_in_the_end_is_said_at_once(tmp_path: Path, options: Options, message: str) -> None:
+    model = model_folder(tmp_path / "m", **LABELS)
+    with pytest.raises(UsageError) as error:
+        checked(dataclasses.replace(options, model=str(model), out=str(tmp_path / "out")))
+    assert message in str(error.value)
+
+
 def test_structures_are_named_in_one_order() -> None:
     assert structures_of(" layers,FFN , heads,ffn") == ("heads", "ffn", "layers")
 

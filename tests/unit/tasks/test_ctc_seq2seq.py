@@ -117,3 +117,9 @@ def test_the_graph_names_tokens_for_each_slot() -> None:
     assert TASK.output_spec(CONFIG, options(8)).shape == (1, "tokens", 32)
     with pytest.raises(InputError, match="vocabulary of 5"):
         TASK.output_spec({**CONFIG, "vocab_size": 5}, options(8))
+
+
+def test_metrics_read_every_script() -> None:
+    golds = [("ʃ ɪ p",), ("привет мир",)]
+    assert TASK.metrics(golds, ["ʃ ɪ p", "привет мир"])["ROUGE-L"] == 1.0
+    assert TASK.metrics(golds[:1], ["ʒ ʊ t"])["ROUGE-L"] == 0.0

@@ -77,6 +77,25 @@ def test_a_killed_training_goes_on_with_the_losses_it_would_have_had(tmp_path: P
     same(whole, run(tmp_path))
 
 
+def test_a_training_whose_folder_was_moved_keeps_its_best_step(tmp_path: Path, whole: Trained) -> None:
+    run(tmp_path / "here", keep=True)
+    (tmp_path / "here").rename(tmp_path / "there")
+    last = tmp_path / "there/checkpoints/checkpoint-60"
+    same(whole, run(tmp_path / "there", keep=True))
+    assert str(tmp_path / "there") in json.loads((last / "trainer_state.json").read_text())["best_model_checkpoint"]
+
+
+def test_a_training_that_lost_its_best_step_is_not_gone_on_with(tmp_path: Path) -> None:
+    best = run(tmp_path, keep=True).best_step
+    state = tmp_path / "checkpoints/checkpoint-60/trainer_state.json"
+    if best == STEPS:
+        state.write_text(state.read_text().replace("checkpoint-60", "checkpoint-15"))
+    else:
+        shutil.rmtree(tmp_path / f"checkpoints/checkpoint-{best}")
+    with pytest.raises(UsageError, match="whose weights are the best so far"):
+        run(tmp_path, keep=True)
+
+
 @pytest.mark.parametrize("damage", ["no state", "half a state", "no weights and no state"])
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path, whole: Trained, damage: str) -> None:
     run(tmp_path, keep=True)

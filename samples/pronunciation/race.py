@@ -1,0 +1,122 @@
+"""One pass against token by token: quality on the test words, and time of a word, on one engine with one thread.
+
+Both run in ONNX Runtime in this process, from text to text, in turns: what slows this machine slows both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from edgellm.errors import EdgellmError, InputError
+
+TIMED, ROUNDS = 200, 7
+"""Test words that are timed, and how often; a word's time is the median."""
+
+Say = Callable[[str], str]
+
+
+def read_words(path: Path) -> dict[str, list[list[str]]]:
+    """Return each word's pronunciations as phones."""
+    words: dict[str, list[list[str]]] = {}
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            word, said = line.split("\t")
+            words.setdefault(word, []).append(said.split())
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}.", hint="data.py writes it.") from None
+    return words
+
+
+def without_stress(phones: Sequence[str]) -> list[str]:
+    """Return phones as published figures count them."""
+    return [phone.rstrip("012") for phone in phones]
+
+
+def error_rates(say: Say, words: dict[str, list[list[str]]], *, stress: bool) -> tuple[float, float]:
+    """Return the shares of wrong words and of wrong phones in percent, the closest listed pronunciation counting."""
+    from rapidfuzz.distance import Levenshtein
+
+    kept = list if stress else without_stress
+    wrong = edited = length = 0
+    for word, ways in words.items():
+        said = kept(say(word).split())
+        nearest = min((kept(way) for way in ways), key=lambda way: Levenshtein.distance(way, said))
+        distance = Levenshtein.distance(nearest, said)
+        wrong += distance > 0
+        edited += distance
+        length += len(nearest)
+    return 100 * wrong / len(words), 100 * edited / length
+
+
+def race(sayers: dict[str, Say], words: Sequence[str]) -> dict[str, float]:
+    """Return each one's median time of a word in milliseconds, all taking turns."""
+    times: dict[str, dict[str, list[float]]] = {name: {word: [] for word in words} for name in sayers}
+    for _ in range(ROUNDS):
+        for word in words:
+            for name, say in sayers.items():
+                start = time.perf_counter()
+                say(word)
+                times[name][word].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(map(statistics.median, each.values())) for name, each in times.items()}
+
+
+def token_by_token(folder: Path, work: Path, *, int8: bool) -> Say:
+    """Return what an autoregressive model says to a word."""
+    import torch
+    from autoregressive import open_tokenizer
+    from token_by_token import TokenByToken, export
+    from transformers import BartForConditionalGeneration
+
+    torch.set_num_threads(1)
+    model = BartForConditionalGeneration.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    export(model, work, int8=int8)
+    opened, read = TokenByToken.open(work, model), open_tokenizer(folder).backend_tokenizer
+    return lambda word: str(read.decode(opened(read.encode(word).ids)))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
+@click.argument("baseline", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--words", type=click.Path(path_type=Path), default=Path("build/pronunciation/test.tsv"), show_default=True
+)
+@click.option("--limit", type=int, help="Words to score; all if left out.")
+def main(bundle: Path, baseline: Path, words: Path, limit: int | None) -> None:
+    """Hold BUNDLE's ONNX artifact against BASELINE, a folder that autoregressive.py wrote."""
+    from edgellm.runtime import Session
+    from edgellm.runtime.machine import machine
+
+    found = dict(list(read_words(words).items())[:limit])
+    session = Session.open(bundle, format="onnx", threads=1)
+    with tempfile.TemporaryDirectory() as work:
+        sayers: dict[str, Say] = {
+            f"one pass, {session.artifact.scheme}": lambda word: session(word).value["text"],  # type: ignore[index]
+            "token by token, fp32": token_by_token(baseline, Path(work) / "fp32", int8=False),
+            "token by token, int8": token_by_token(baseline, Path(work) / "int8", int8=True),
+        }
+        medians = race(sayers, list(found)[:TIMED])
+        first = next(iter(medians.values()))
+        click.echo(f"{'':<24}{'WER':>7}{'PER':>7}{'with stress':>13}{'':>7}{'ms':>8}{'ratio':>7}")
+        for name, say in sayers.items():
+            plain, stressed = (error_rates(say, found, stress=stress) for stress in (False, True))
+            rates = f"{plain[0]:>7.2f}{plain[1]:>7.2f}{stressed[0]:>13.2f}{stressed[1]:>7.2f}"
+            click.echo(f"{name:<24}{rates}{medians[name]:>8.3f}{medians[name] / first:>7.2f}")
+    click.echo(
+        f"{len(found)} words, the closest of the listed pronunciations; time of {TIMED} words from text to text, median of "
+        f"{ROUNDS} rounds in turns, ONNX Runtime, 1 thread, on {machine()}."
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EdgellmError as error:
+        click.echo(f"race: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)
