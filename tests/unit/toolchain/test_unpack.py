@@ -67,10 +67,16 @@ def files(folder: Path) -> list[str]:
 
 
 def test_a_deb_unpacks_files_and_links_and_no_documents(tmp_path: Path) -> None:
-    content = {"usr/bin/x": "x", "lib/y.so.1": "y", "lib/y.so": "-> y.so.1", "usr/share/doc/x/z": "z", "no": "n"}
-    unpack_deb(deb(tmp_path / "x.deb", content), tmp_path / "out", lambda name: name != "no")
+    content = {"usr/bin/x": "x", "lib/y.so.1": "y", "lib/y.so": "-> y.so.1", "usr/share/doc/x/z": "z"}
+    unpack_deb(deb(tmp_path / "x.deb", content), tmp_path / "out")
     assert files(tmp_path / "out") == ["lib/y.so", "lib/y.so.1", "usr/bin/x"]
     assert (tmp_path / "out/lib/y.so").read_text() == "y"
+
+
+def test_a_deb_unpacks_what_is_wanted_and_nothing_else(tmp_path: Path) -> None:
+    content = {"usr/share/dict/words": "a", "usr/bin/x": "x"}
+    unpack_deb(deb(tmp_path / "x.deb", content), tmp_path / "out", lambda name: name.endswith("words"))
+    assert files(tmp_path / "out") == ["usr/share/dict/words"]
 
 
 @pytest.mark.parametrize("name", ["../up", "a/../../up", "/etc/up"])
