@@ -111,11 +111,11 @@ def encode(
     rows = []
     for example in texts.examples:
         for raw in example.inputs:
-            for encoding in task.encode(raw, tokenizer, options):
+            for number, encoding in enumerate(task.encode(raw, tokenizer, options)):
                 row: dict[str, object] = {"input_ids": list(encoding.ids)}
                 if "token_type_ids" in names:
                     row["token_type_ids"] = list(encoding.type_ids)
-                row["labels"] = _labels(example, raw, encoding, options, kind)
+                row["labels"] = _labels(example, raw, encoding, options, kind, first=number == 0)
                 rows.append(row)
     return rows
 
@@ -182,12 +182,14 @@ def _read(
     return [tuple(sorted(name for name, value in zip(names, row, strict=True) if value > least)) for row in values]
 
 
-def _labels(example: Example, raw: object, encoding: Encoding, options: TaskOptions, kind: str) -> object:
+def _labels(
+    example: Example, raw: object, encoding: Encoding, options: TaskOptions, kind: str, *, first: bool
+) -> object:
     gold = example.gold
     if kind == "vector":
         return 0.0  # nothing is compared with it
     if kind == "tags":
-        return _tags(raw, gold, encoding, options)
+        return _tags(raw, gold, encoding, options, first=first)
     if kind == "label":
         return IGNORED if gold is None else options.labels.index(str(gold))
     if gold is None:
@@ -197,7 +199,7 @@ def _labels(example: Example, raw: object, encoding: Encoding, options: TaskOpti
     return [float(label in cast("tuple[str, ...]", gold)) for label in options.labels]
 
 
-def _tags(raw: object, gold: object, encoding: Encoding, options: TaskOptions) -> list[int]:
+def _tags(raw: object, gold: object, encoding: Encoding, options: TaskOptions, *, first: bool) -> list[int]:
     """Return a label for each token: a word's for its first one, as the task decodes it, and IGNORED for all others."""
     labels = [IGNORED] * len(encoding.ids)
     if not isinstance(raw, Mapping) or gold is None:
@@ -205,7 +207,8 @@ def _tags(raw: object, gold: object, encoding: Encoding, options: TaskOptions) -
     tokens = [i for i, text in enumerate(encoding.texts) if text is not None]
     if not tokens:
         return labels
-    begins, ends = encoding.offsets[tokens[0]][0], [encoding.offsets[i][1] for i in tokens]
+    # The first window has the text's beginning, even where its first letter is no token: an accent that is dropped.
+    begins, ends = 0 if first else encoding.offsets[tokens[0]][0], [encoding.offsets[i][1] for i in tokens]
     for (start, end), tag in zip(raw["words"], cast("Sequence[str]", gold), strict=True):
         at = bisect_right(ends, start)
         # A window may begin inside a word, whose first token is then in the one before.

@@ -46,8 +46,9 @@ right = _seq2seq.right
 
 
 def encode(raw: object, tokenizer: Tokenizer, options: TaskOptions) -> list[Encoding]:
-    """Return the one pass of a text."""
-    return [tokenizer.encode(_asked(raw, options)[0])]
+    """Return the one pass of a text; none where the tokenizer makes nothing of it, as of an empty one."""
+    encoding = tokenizer.encode(_asked(raw, options)[0])
+    return [encoding] if encoding.ids else []
 
 
 def decode(
@@ -55,6 +56,8 @@ def decode(
 ) -> object:
     """Return {"text", "score"}, or {"text", "score", "alternatives"} where they were asked for."""
     _, wanted = _asked(raw, options)
+    if not encodings:
+        return {"text": "", "score": 1.0}
     rows = outputs[0][OUTPUT][0][: len(encodings[0].ids)].reshape(-1, options.alternatives, 2)
     slots = [[(float(probability), int(id)) for probability, id in slot] for slot in rows]
     blank = cast(int, options.pad_id)

@@ -40,17 +40,18 @@ right = _seq2seq.right
 
 
 def encode(raw: object, tokenizer: Tokenizer, options: TaskOptions) -> list[Encoding]:
-    """Return the one pass of a text."""
-    if isinstance(raw, str):
-        return [tokenizer.encode(raw)]
-    given = _row.arguments(raw, NAME, required=["text"])
-    return [tokenizer.encode(_row.text_of(given["text"], "text"))]
+    """Return the one pass of a text; none where the tokenizer makes nothing of it, as of an empty one."""
+    text = raw if isinstance(raw, str) else _row.arguments(raw, NAME, required=["text"])["text"]
+    encoding = tokenizer.encode(_row.text_of(text, "text"))
+    return [encoding] if encoding.ids else []
 
 
 def decode(
     raw: object, encodings: Sequence[Encoding], outputs: Sequence[Outputs], options: TaskOptions, tokenizer: Tokenizer
 ) -> object:
     """Return {"text", "score"}: the tokens up to the first place beyond the length."""
+    if not encodings:
+        return {"text": "", "score": 1.0}
     places = outputs[0][OUTPUT][0][: len(encodings[0].ids)].reshape(-1, 2)
     if not all(map(math.isfinite, places[:, 0])):
         return {"text": "", "score": math.nan}

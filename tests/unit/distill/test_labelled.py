@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgellm.core.manifest import TaskOptions
@@ -42,6 +42,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ),
     st.integers(6, 40),
 )  # fmt: skip
+@example(tagged=[("᭫0", LABELS[1]), ("red", LABELS[-1])], longest=6)
 @settings(max_examples=60, deadline=None)
 def test_what_is_learned_of_tags_is_what_the_task_reads(
     tokenizer: Path, tagged: list[tuple[str, str]], longest: int
@@ -136,8 +137,8 @@ def test_answers_in_batches_are_those_of_single_texts(model: Callable[[str], Pat
     network = side.model().eval()
     texts = [Example((text,), None) for text in [*default_texts("golden")[:80], "a " * 60, ""]]
     together = side.answers(network, Texts(tuple(texts), False))
-    for example, value in zip(texts, together, strict=True):
-        (alone,) = side.answers(network, Texts((example,), False))
+    for text, value in zip(texts, together, strict=True):
+        (alone,) = side.answers(network, Texts((text,), False))
         assert side.task.agree(alone, value, side.options) == pytest.approx(1, abs=1e-5)
         if kind != "encoder":
             assert json.dumps(alone, default=float).count("score") == json.dumps(value, default=float).count("score")
