@@ -18,7 +18,8 @@ from .conftest import edgellm
 
 pytestmark = pytest.mark.integration
 Model = Callable[[str], Path]
-COMMON = ("--seq-len", "16,32", "--quiet", "--out")
+# The classifier decides at random, so that its int8 artifact may flip more of what is as good as undecided.
+COMMON = ("--seq-len", "16,32", "--min-agreement", "0.95", "--quiet", "--out")
 
 
 @pytest.fixture(scope="module")
