@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import math
@@ -19,10 +18,11 @@ from edgellm.core.evaluation import Evaluation
 from edgellm.core.manifest import Artifact, Manifest
 from edgellm.device import Device
 from edgellm.device.host import Host
-from edgellm.errors import DeviceError, InputError
+from edgellm.errors import InputError
 from edgellm.runtime.bundle import MANIFEST, Bundle
 from edgellm.stages.cache import Cache
 from edgellm.stages.compare import compare, ensure_defined
+from edgellm.stages.disk import disk_errors
 from edgellm.stages.examples import predictions, raw_inputs, read_examples, texts_in
 from edgellm.stages.produce import answers
 from edgellm.stages.resample import score
@@ -187,14 +187,11 @@ def _ask_source(source: str, manifest: Manifest, inputs: Sequence[object]) -> li
     pooling = options.pooling if manifest.task == "feature-extraction" else None
     read = read_source(source, task=manifest.task, tokenizer=None, pooling=pooling, describe=_no_factory)
     _ensure_same(read.sha256, manifest, source)
-    try:
+    with disk_errors("The bundle is as it was."):
         store = Cache.default()
         with store.workspace() as work:
             log = store.root / "logs" / f"eval-{time.time_ns()}-{os.getpid()}.log"
             return answers(dataclasses.replace(read, options=options), inputs, manifest.max_tokens, store, work, log)
-    except OSError as error:
-        reason = "there is no room on the disk" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise DeviceError(f"The source could not be run: {reason}.") from None
 
 
 def _ensure_same(digest: str, manifest: Manifest, source: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from edgellm.device import Device, open_device
 from edgellm.errors import DeviceError, UsageError
 from edgellm.runtime.bundle import Bundle
 from edgellm.stages.cache import Cache
+from edgellm.stages.disk import disk_errors
 from edgellm.stages.gate import gate
 from edgellm.stages.jobs import Job, run_jobs
 from edgellm.stages.judge import judge_device
@@ -24,6 +24,8 @@ from edgellm.stages.produce import Progress, Report, produce
 from edgellm.stages.report import write_verification
 from edgellm.stages.trimmed import trimmed
 from edgellm.stages.verify import Verification, verify_on
+
+_UNCHANGED = "No bundle was changed."
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ def build_timed(
             seconds[event.stage] = event.seconds
         progress(event)
 
-    with _disk_errors():
+    with disk_errors(_UNCHANGED):
         store = Cache.default(enabled=cache)
-    with _disk_errors(), store.workspace() as work:
+    with disk_errors(_UNCHANGED), store.workspace() as work:
         store.tidy()
         log = store.root / "logs" / f"build-{time.time_ns()}-{os.getpid()}.log"
         with _stage("source", report):
@@ -232,20 +234,3 @@ def _describer(work: Path, log: Path) -> Callable[[str], dict[str, Any]]:
         return facts
 
     return describe
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turn a full or unwritable disk into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DeviceError(
-                f"There is no room on the disk{where}: {error.strerror}.",
-                hint="Free some, or choose another --out; EDGELLM_CACHE moves the cache. No bundle was changed.",
-            ) from None
-        raise DeviceError(
-            f"The system refused{where}: {error.strerror or error}.", hint="No bundle was changed."
-        ) from None

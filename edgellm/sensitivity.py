@@ -9,9 +9,10 @@ from typing import Any
 
 from edgellm.core import strict
 from edgellm.core.sensitivity import Sensitivity
-from edgellm.errors import DeviceError, InputError, UsageError
+from edgellm.errors import InputError, UsageError
 from edgellm.stages import texts
 from edgellm.stages.cache import Cache
+from edgellm.stages.disk import disk_errors
 from edgellm.stages.jobs import Job, run_jobs
 from edgellm.stages.plan import MAX_CALIBRATION, resolve
 from edgellm.texts import default_texts
@@ -76,7 +77,7 @@ def measure_sensitivity(
         "ranges": plan.ranges, "max_tokens": plan.max_tokens,
     }  # fmt: skip
     found: dict[str, Any] = {}
-    try:
+    with disk_errors("Nothing was measured."):
         store = Cache.default()
         with store.workspace() as work:
             folder = work / "sensitivity"
@@ -84,6 +85,4 @@ def measure_sensitivity(
             log = store.root / "logs" / f"sensitivity-{time.time_ns()}-{os.getpid()}.log"
             job = Job("sensitivity", {**fields, "folder": str(folder)}, found.update)
             run_jobs([job], side_by_side=1, log=log, started=lambda name: None)
-    except OSError as error:
-        raise DeviceError(f"The model could not be run: {error.strerror or error}.") from None
     return strict.read(Sensitivity, found, "sensitivity")

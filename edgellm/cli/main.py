@@ -1,4 +1,4 @@
-"""`edgellm`: build, run, bench, verify, inspect, targets, doctor; the other commands have files beside this one.
+"""`edgellm`: run, bench, verify, inspect, targets, doctor; the other commands have files beside this one.
 
 A command imports what it needs when it runs, so that a device without converters can use it.
 """
@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 import edgellm
+from edgellm.cli import build as build_command
 from edgellm.cli import device as device_commands
 from edgellm.cli import distill as distill_command
 from edgellm.cli import evaluate as evaluate_command
@@ -22,30 +23,9 @@ from edgellm.cli import runner as runner_commands
 from edgellm.cli import search as search_command
 from edgellm.cli import sensitivity as sensitivity_command
 from edgellm.cli import support as support_command
+from edgellm.cli.options import DEVICE, FORMAT, JSON, Numbers, print_json
 from edgellm.core import strict
 from edgellm.errors import EdgellmError, UsageError
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-_FORMAT = click.option("--format", "formats", multiple=True, help="A format (may be repeated); all if left out.")
-
-_DEVICE = click.option(
-    "--device", "devices", multiple=True, help="Where to run (may be repeated); the host if left out."
-)
-
-
-class _Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Whole numbers separated by commas."""
-
-    name = "n,n,..."
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Return the numbers, or fail as click does."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not whole numbers separated by commas.", param, ctx)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -55,99 +35,12 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("model", required=False)
-@click.option("--target", required=True, help="What to build for; 'edgellm targets' lists them.")
-@_FORMAT
-@click.option(
-    "--scheme", multiple=True, metavar="[FORMAT=]SCHEME",
-    help="What is quantized how, in every format or in one; the target's default if left out.",
-)  # fmt: skip
-@click.option("--layers", help="TOML or JSON file with a scheme for each layer, for --scheme mixed.")
-@click.option("--task", help="Hugging Face pipeline id; from the model's architecture if left out.")
-@click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
-@click.option("--pooling", help="mean, cls or none, for feature-extraction; as the model's own files ask if left out.")
-@click.option("--calibration", help="File of one text per line, for schemes that calibrate.")
-@click.option("--ranges", help="How int8-static chooses ranges: mse (the default), minmax, percentile or entropy.")
-@click.option(
-    "--golden",
-    help="File of one text per line, like those of the product: the gate runs them, and the bundle keeps them.",
-)
-@click.option("--eval", "evaluation", help="Labelled examples: .tsv, .csv, .jsonl, or a saved Hugging Face dataset.")
-@click.option(
-    "--max-drop", type=float, help="Points that --eval's first metric may lose, if the loss is no noise; 1 if left out."
-)
-@click.option(
-    "--vocab-from",
-    help="File of one text per line that the product reads: pieces of the vocabulary that they don't need are dropped, and "
-    "their rows of the embedding table; these texts are answered as before, others may not be.",
-)
-@click.option(
-    "--alternatives", default=1, help="For ctc-seq2seq: likeliest tokens of a slot that are kept to choose among."
-)
-@click.option("--no-equalize", is_flag=True, help="Leave outlying channels as they are.")
-@click.option(
-    "--no-fit", is_flag=True, help="Round weights to the nearest, where they would be fitted to calibration texts."
-)
-@click.option(
-    "--max-fallback", type=float,
-    help="Share of the multiply-accumulates that may stay outside the delegate, 0 to 1; if left out, none on an NPU.",
-)  # fmt: skip
-@click.option("--min-agreement", default=0.99, show_default=True, help="The gate: mean agreement with the fp32 model.")
-@click.option(
-    "--min-exact", type=float, help="The gate of answers that are texts: share that is the fp32 model's to the letter."
-)
-@click.option(
-    "--seq-len", type=_Numbers(), help="Token counts to serve without padding beyond; the last is the longest."
-)
-@click.option("--out", help="The bundle's folder; MODEL-TARGET if left out.")
-@click.option("--verify-on-device", is_flag=True, help="Gate on the target's own devices too ('edgellm targets NAME').")
-@click.option("--no-cache", is_flag=True, help="Make everything anew, and keep nothing for the next build.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-@_JSON
-def build(
-    model: str | None, target: str, formats: tuple[str, ...], scheme: tuple[str, ...], layers: str | None, task: str | None,
-    tokenizer: str | None, pooling: str | None, calibration: str | None, ranges: str | None, golden: str | None,
-    evaluation: str | None, max_drop: float | None, vocab_from: str | None, alternatives: int, no_equalize: bool,
-    no_fit: bool, max_fallback: float | None, min_agreement: float, min_exact: float | None,
-    seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
-    """Build a verified bundle from MODEL.
-
-    MODEL is a folder written by save_pretrained, or package.module:function that returns an nn.Module; left out, it is
-    the sentence encoder of the demo extra.
-    """
-    from edgellm.cli import render
-    from edgellm.cli.progress import build_progress
-    from edgellm.pipeline import build_timed
-
-    with build_progress(quiet=quiet or as_json) as progress:
-        done = build_timed(
-            model, target=target, formats=formats, scheme=scheme or None, layers=layers, task=task, tokenizer=tokenizer,
-            pooling=pooling,
-            calibration=calibration, ranges=ranges, golden=golden, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
-            alternatives=alternatives, equalize=not no_equalize, fit=not no_fit, max_fallback=max_fallback,
-            min_agreement=min_agreement, min_exact=min_exact, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
-            cache=not no_cache, progress=progress,
-        )  # fmt: skip
-    if as_json:
-        manifest = strict.plain(done.bundle.manifest)
-        devices = strict.plain(done.devices)
-        _print_json(
-            {"bundle": str(done.bundle.path), "manifest": manifest, "seconds": done.seconds, "devices": devices}
-        )
-    elif not quiet:
-        click.echo(render.built(done.bundle.manifest, str(done.bundle.path)))
-        for result in done.devices:
-            click.echo("\n" + render.verified(result))
-
-
-@cli.command()
 @click.argument("bundle")
 @click.argument("text", required=False)
 @click.option("--task-input", metavar="JSON", help="The task's arguments in place of TEXT, as JSON.")
 @click.option("--format", "fmt", help="A format; the first whose engine is installed if left out.")
 @click.option("--threads", default=1, show_default=True, help="Compute threads.")
-@_JSON
+@JSON
 def run(bundle: str, text: str | None, task_input: str | None, fmt: str | None, threads: int, as_json: bool) -> None:
     r"""Answer TEXT with BUNDLE in one forward pass.
 
@@ -163,7 +56,7 @@ def run(bundle: str, text: str | None, task_input: str | None, fmt: str | None, 
     session = Session.open(bundle, format=fmt, threads=threads)
     result = session(_raw_input(text, task_input))
     if as_json:
-        _print_json(
+        print_json(
             {
                 "value": to_json(result.value),
                 "format": result.format,
@@ -186,13 +79,13 @@ def run(bundle: str, text: str | None, task_input: str | None, fmt: str | None, 
 
 @cli.command()
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
-@_FORMAT
-@_DEVICE
+@FORMAT
+@DEVICE
 @click.option("--threads", default=1, show_default=True, help="Compute threads of each engine.")
 @click.option("--runs", type=int, help="Timed runs per artifact and length; 100 if left out.")
 @click.option("--warmup", type=int, help="Untimed runs before them; 5 if left out.")
-@click.option("--tokens", type=_Numbers(), help="Lengths to measure, special tokens included.")
-@_JSON
+@click.option("--tokens", type=Numbers(), help="Lengths to measure, special tokens included.")
+@JSON
 def bench(
     bundles: tuple[str, ...], formats: tuple[str, ...], devices: tuple[str, ...], threads: int, runs: int | None,
     warmup: int | None, tokens: tuple[int, ...] | None, as_json: bool,
@@ -227,17 +120,17 @@ def bench(
         )  # fmt: skip
         text = render.benched(result)
     if as_json:
-        _print_json(strict.plain(result))
+        print_json(strict.plain(result))
     else:
         click.echo(text)
 
 
 @cli.command()
 @click.argument("bundle")
-@_FORMAT
-@_DEVICE
+@FORMAT
+@DEVICE
 @click.option("--cases", type=click.IntRange(min=1), help="Golden cases to run; all if left out.")
-@_JSON
+@JSON
 def verify(bundle: str, formats: tuple[str, ...], devices: tuple[str, ...], cases: int | None, as_json: bool) -> None:
     """Check the hashes of BUNDLE, and its golden cases here or on other devices.
 
@@ -261,7 +154,7 @@ def verify(bundle: str, formats: tuple[str, ...], devices: tuple[str, ...], case
     if as_json:
         plain = [strict.plain(result) for result in results]
         ok = all(result.ok for result in results)
-        _print_json(plain[0] if len(plain) == 1 else {"ok": ok, "devices": plain})
+        print_json(plain[0] if len(plain) == 1 else {"ok": ok, "devices": plain})
     else:
         click.echo("\n\n".join(render.verified(result) for result in results))
     for result in results:
@@ -277,7 +170,7 @@ def verify(bundle: str, formats: tuple[str, ...], devices: tuple[str, ...], case
 
 @cli.command()
 @click.argument("bundle")
-@_JSON
+@JSON
 def inspect(bundle: str, as_json: bool) -> None:
     """Show what is in BUNDLE: signature, delegation, where the bytes are."""
     from edgellm.cli import render
@@ -286,7 +179,7 @@ def inspect(bundle: str, as_json: bool) -> None:
 
     manifest = Bundle.open(bundle).manifest
     if as_json:
-        _print_json(strict.plain(manifest))
+        print_json(strict.plain(manifest))
     else:
         known = load_target(manifest.target) if manifest.target in target_names() else None
         click.echo(render.inspected(manifest, known))
@@ -294,7 +187,7 @@ def inspect(bundle: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-@_JSON
+@JSON
 def targets(name: str | None, as_json: bool) -> None:
     """List the targets, or show the one called NAME."""
     from edgellm.cli import render
@@ -306,7 +199,7 @@ def targets(name: str | None, as_json: bool) -> None:
         return
     items = [load_target(each) for each in ([name] if name else target_names())]
     if as_json:
-        _print_json({"targets": strict.plain(items)})
+        print_json({"targets": strict.plain(items)})
     else:
         click.echo(render.targets(items))
 
@@ -314,7 +207,7 @@ def targets(name: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("path", required=False)
 @click.option("--target", help="What PATH has to fit; of a bundle, what it was built for if left out.")
-@_JSON
+@JSON
 def doctor(path: str | None, target: str | None, as_json: bool) -> None:
     """Say what is installed, what misses, and what is outside the versions tested together.
 
@@ -327,7 +220,7 @@ def doctor(path: str | None, target: str | None, as_json: bool) -> None:
         from edgellm.abi.examine import examine as examine_path
 
         examination = examine_path(path, target=target)
-        click.echo(render.examined(examination)) if not as_json else _print_json(strict.plain(examination))
+        click.echo(render.examined(examination)) if not as_json else print_json(strict.plain(examination))
         if not examination.ok:
             raise click.exceptions.Exit(6)
         return
@@ -337,13 +230,14 @@ def doctor(path: str | None, target: str | None, as_json: bool) -> None:
 
     result = examine()
     if as_json:
-        _print_json(strict.plain(result))
+        print_json(strict.plain(result))
     else:
         click.echo(render.health(result))
     if not result.ok:
         raise click.exceptions.Exit(4)
 
 
+cli.add_command(build_command.build)
 cli.add_command(distill_command.distill)
 cli.add_command(evaluate_command.evaluate)
 cli.add_command(prune_command.prune)
@@ -373,10 +267,6 @@ def main() -> NoReturn:
         _complain(f"Internal error: {type(error).__name__}: {error}", f"The traceback is in {log}; please report it.")
         sys.exit(70)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _print_json(data: object) -> None:
-    click.echo(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
 def _raw_input(text: str | None, task_input: str | None) -> str | dict[str, object]:

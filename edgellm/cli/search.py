@@ -7,6 +7,7 @@ import re
 
 import click
 
+from edgellm.cli.options import Numbers
 from edgellm.core import strict
 from edgellm.core.search import Failure, Front, Point
 
@@ -24,19 +25,6 @@ class _Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         if match is None or match[2].upper() not in _UNITS:
             self.fail(f"{value!r} is no size; it looks like 16MB.", param, ctx)
         return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-class _Lengths(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Whole numbers separated by commas."""
-
-    name = "n,n,..."
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Return the numbers, or fail as click does."""
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not whole numbers separated by commas.", param, ctx)
 
 
 @click.command()
@@ -64,7 +52,7 @@ class _Lengths(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--task", help="Pipeline id; from the model's architecture if left out.")
 @click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
 @click.option("--pooling", help="mean, cls or none, for feature-extraction.")
-@click.option("--seq-len", type=_Lengths(), help="Token counts to serve.")
+@click.option("--seq-len", type=Numbers(), help="Token counts to serve.")
 @click.option("--storage", help="URL of Optuna's storage, which machines may share; a file in --out if left out.")
 @click.option("--study", default="edgellm", show_default=True, help="Name of the study there.")
 @click.option("--out", help="Folder for the study and what it finds; MODEL-TARGET-search if left out.")

@@ -28,6 +28,7 @@ from edgellm.distill.learner import Learner
 from edgellm.distill.shorten import copy_beside, save, shorten
 from edgellm.distill.sides import Side, pair, read_side
 from edgellm.errors import UsageError
+from edgellm.stages.disk import disk_errors
 from edgellm.stages.examples import strings_in
 from edgellm.stages.source import SourceModel, identity
 from edgellm.tasks._torch import Wrapped
@@ -37,6 +38,7 @@ MAX_TOKENS = 128
 """Where texts are cut unless something else is asked for: the longest that a bundle takes by default."""
 
 
+@disk_errors("What was there at --out is as it was.")
 def distill_encoder(
     teacher: Path, out: Path, *, student: Path | int, data: Path, dev: Path | None = None, test: Path | None = None,
     task: str | None = None, temperature: float = 2.0, hard: float = 0.5, hidden: float = 1.0, attention: float = 0.0,

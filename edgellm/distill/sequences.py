@@ -23,6 +23,7 @@ from edgellm.distill.pairs import SOURCE, TARGET, Encoded, Pair, encode, open_to
 from edgellm.distill.students import CTC
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.models.ctc import IGNORED, CtcConfig, CtcForSeq2Seq, CtcOutput
+from edgellm.stages.disk import disk_errors
 from edgellm.stages.load import load
 from edgellm.stages.source import check_folder, licence_of, read_source
 from edgellm.stages.texts import ensure_disjoint
@@ -35,6 +36,7 @@ LABELS = "labels"
 Report = Callable[[int, int], None]
 
 
+@disk_errors("What was there at --out is as it was.")
 def distill_sequences(
     *, teacher: Path | None, student: str, data: Path, dev: Path, out: Path, training: Training, test: Path | None = None,
     tokenizer: Path | None = None, unlabelled: Path | None = None, labels: Path | None = None, gold: bool = True,

@@ -7,7 +7,6 @@ Zeros strewn among the weights, as unstructured pruning leaves them, make no eng
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -19,9 +18,10 @@ from pathlib import Path
 from edgellm.core import strict
 from edgellm.core.prune import Pruned, Quality
 from edgellm.distill import require
-from edgellm.errors import DeviceError, GateError
+from edgellm.errors import GateError
 from edgellm.prune.setup import Options, Setup, checked
 from edgellm.stages.cache import Cache
+from edgellm.stages.disk import disk_errors
 from edgellm.stages.produce import answers
 from edgellm.stages.search_trial import Lost, lost
 from edgellm.stages.source import SourceModel
@@ -49,13 +49,10 @@ def prune(options: Options, say: Say = lambda what: None) -> Pruned:
     if options.recover:
         require()
     setup = checked(options)
-    store = Cache.default()
-    try:
+    with disk_errors("Nothing was written."):
+        store = Cache.default()
         with store.workspace() as work:
             return _prune(setup, store, work, say)
-    except OSError as error:
-        reason = "there is no room on the disk" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise DeviceError(f"The model could not be pruned: {reason}.") from None
 
 
 def _prune(setup: Setup, store: Cache, work: Path, say: Say) -> Pruned:

@@ -77,7 +77,10 @@ def beam_search(slots: Sequence[Slot], blank: int, *, best: int, width: int = WI
 
 
 def edits(first: Sequence[object], second: Sequence[object]) -> int:
-    """Return the least insertions, deletions and substitutions between two sequences (Levenshtein 1966)."""
+    """Return the least insertions, deletions and substitutions between two sequences (Levenshtein 1966).
+
+    Written here because agreement is measured on devices, whose install holds no library for it.
+    """
     row = list(range(len(second) + 1))
     for i, x in enumerate(first, 1):
         before, row[0] = row[0], i

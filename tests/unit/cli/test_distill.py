@@ -12,7 +12,7 @@ from edgellm.cli.distill import shown, shown_encoder
 from edgellm.cli.main import cli
 from edgellm.core.distill import Distilled, DistilledEncoder, Score, Signals, StudentScore
 from edgellm.core.training import Trained
-from edgellm.errors import EdgellmError
+from edgellm.errors import DeviceError, EdgellmError
 from tests.sequences import WORDS, write_pairs, write_tokenizers
 
 TRAINED = Trained("finished", 10, 10, 8, "token_errors", 0.5, 3.0, 4.0, ())
@@ -42,6 +42,18 @@ def test_a_wrong_option_is_refused(args: list[str], said: str, tmp_path: Path) -
     assert isinstance(done.exception, EdgellmError)
     assert said in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_the_system_refuses_is_an_error(tmp_path: Path) -> None:
+    words = list(WORDS)
+    args = [
+        "distill", "--student", "ctc-tiny", "--data", str(write_pairs(tmp_path / "a.tsv", words[:30])), "--dev",
+        str(write_pairs(tmp_path / "b.tsv", words[30:])), "--tokenizer", str(write_tokenizers(tmp_path / "t")), "--epochs",
+        "1", "--threads", "1", "--longest", "24", "--out", "/proc/student",
+    ]  # fmt: skip
+    done = CliRunner().invoke(cli, args, standalone_mode=False)
+    assert isinstance(done.exception, DeviceError)
+    assert "/proc/student.training" in str(done.exception)
 
 
 def test_json_of_a_paused_training_is_json(tmp_path: Path) -> None:
