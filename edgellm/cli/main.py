@@ -18,6 +18,7 @@ from edgellm.cli import build as build_command
 from edgellm.cli import device as device_commands
 from edgellm.cli import distill as distill_command
 from edgellm.cli import evaluate as evaluate_command
+from edgellm.cli import optimize as optimize_command
 from edgellm.cli import prune as prune_command
 from edgellm.cli import runner as runner_commands
 from edgellm.cli import search as search_command
@@ -240,6 +241,7 @@ def doctor(path: str | None, target: str | None, as_json: bool) -> None:
 cli.add_command(build_command.build)
 cli.add_command(distill_command.distill)
 cli.add_command(evaluate_command.evaluate)
+cli.add_command(optimize_command.optimize)
 cli.add_command(prune_command.prune)
 cli.add_command(runner_commands.runner)
 cli.add_command(search_command.search)

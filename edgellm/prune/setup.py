@@ -203,23 +203,29 @@ def _examples(options: Options, source: SourceModel) -> tuple[list[Example], lis
             )
         ours = [Example((text,), None) for text in default_texts("calibration")]
         return ours, [], "edgellm's own texts", Questions("edgellm's own texts", tuple(default_texts("golden")))
-    found, name = _read(Path(options.data), source), Path(options.data).name
+    found, name = read_data(Path(options.data), source), Path(options.data).name
     if options.test is not None:
         return (
             found,
             list(range(len(found))),
             name,
-            _questions(Path(options.test).name, _read(Path(options.test), source)),
+            questions_of(Path(options.test).name, read_data(Path(options.test), source)),
         )
     ours, others = split(found)
     if not ours or not others:
         raise InputError(f"{name} holds too few examples to choose by some and measure on others.")
     own = set(map(id, ours))
     places = [place for place, example in enumerate(found) if id(example) in own]
-    return ours, places, name, _questions(f"{name}, about a third that chose nothing", others)
+    return ours, places, name, questions_of(f"{name}, about a third that chose nothing", others)
 
 
-def _read(path: Path, source: SourceModel) -> list[Example]:
+def read_data(path: Path, source: SourceModel) -> list[Example]:
+    """Return the examples in a file: rows of labelled data, pairs for ctc-seq2seq, or lines for feature-extraction.
+
+    Raises:
+        InputError: it can't be read, or a row does not fit the task.
+
+    """
     if source.task == "feature-extraction" and path.is_file() and path.suffix.lower() not in _LABELLED:
         lines = dict.fromkeys(texts.read_calibration(path))
         return [Example((line,), None) for line in lines]
@@ -236,7 +242,7 @@ def _is_pairs(path: Path) -> bool:
     return not {"text", "target"} <= set(first.split("\t"))
 
 
-def _questions(about: str, examples: Sequence[Example]) -> Questions:
+def questions_of(about: str, examples: Sequence[Example]) -> Questions:
     """Return what is asked on; of texts without labels, agreement with the source is what counts."""
     if examples[0].gold is None:
         return Questions(about, tuple(example.inputs[0] for example in examples))

@@ -50,14 +50,13 @@ class Meter:
         first, second = (each.manifest.artifacts[0] for each in (bundle, base))
         if first.sha256 == second.sha256:
             return 1.0
-        costs: dict[str, list[float]] = {first.id: [], second.id: []}
         if self.kind == "latency":
-            for record in bench((base, bundle), self.devices[0], runs=RUNS).records:
-                costs[record.id].append(record.p50_ms)
+            names = ("base", "other")  # the two may be of different models
+            records = bench((base, bundle), self.devices[0], runs=RUNS, names=names).records
+            costs = [[r.p50_ms for r in records if r.id.startswith(f"{name} ")] for name in names]
         else:
-            for counted in count((base, bundle), self.devices).records:
-                costs[counted.id].append(counted.instructions)
-        return _geometric_mean([a / b for a, b in zip(costs[first.id], costs[second.id], strict=True)])
+            costs = [[float(r.instructions) for r in count((each,), self.devices).records] for each in (base, bundle)]
+        return _geometric_mean([after / before for before, after in zip(*costs, strict=True)])
 
 
 def meter_for(target: Target, fmt: str, kind: str) -> Meter:
