@@ -82,36 +82,56 @@ def token_by_token(folder: Path, work: Path, *, int8: bool) -> Say:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
-@click.argument("baseline", type=click.Path(path_type=Path, exists=True))
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--against", multiple=True, type=click.Path(path_type=Path, exists=True),
+    help="Folder that autoregressive.py wrote (may be repeated); runs in fp32 and in int8.",
+)  # fmt: skip
 @click.option(
     "--words", type=click.Path(path_type=Path), default=Path("build/pronunciation/test.tsv"), show_default=True
 )
 @click.option("--limit", type=int, help="Words to score; all if left out.")
-def main(bundle: Path, baseline: Path, words: Path, limit: int | None) -> None:
-    """Hold BUNDLE's ONNX artifact against BASELINE, a folder that autoregressive.py wrote."""
-    from edgellm.runtime import Session
+def main(bundles: tuple[Path, ...], against: tuple[Path, ...], words: Path, limit: int | None) -> None:
+    """Score all artifacts of BUNDLES, and hold the ONNX ones against models that answer token by token."""
+    from edgellm.runtime import Bundle
     from edgellm.runtime.machine import machine
 
     found = dict(list(read_words(words).items())[:limit])
-    session = Session.open(bundle, format="onnx", threads=1)
     with tempfile.TemporaryDirectory() as work:
-        sayers: dict[str, Say] = {
-            f"one pass, {session.artifact.scheme}": lambda word: session(word).value["text"],  # type: ignore[index]
-            "token by token, fp32": token_by_token(baseline, Path(work) / "fp32", int8=False),
-            "token by token, int8": token_by_token(baseline, Path(work) / "int8", int8=True),
-        }
-        medians = race(sayers, list(found)[:TIMED])
-        first = next(iter(medians.values()))
-        click.echo(f"{'':<24}{'WER':>7}{'PER':>7}{'with stress':>13}{'':>7}{'ms':>8}{'ratio':>7}")
+        sayers: dict[str, Say] = {}
+        for path in bundles:
+            for artifact in Bundle.open(path).manifest.artifacts:
+                sayers[f"{path.name} {artifact.id}"] = one_pass(path, artifact.id)
+        for folder in against:
+            for int8 in (False, True):
+                name = f"{folder.name} {'int8' if int8 else 'fp32'}, token by token"
+                sayers[name] = token_by_token(folder, Path(work) / name, int8=int8)
+        medians = race({name: say for name, say in sayers.items() if _on_onnx(name)}, list(found)[:TIMED])
+        first = next(iter(medians.values()), 1.0)
+        width = max(map(len, sayers))
+        click.echo(f"{'':<{width}}{'WER':>7}{'PER':>7}{'with stress':>13}{'':>7}{'ms':>8}{'ratio':>7}")
         for name, say in sayers.items():
             plain, stressed = (error_rates(say, found, stress=stress) for stress in (False, True))
+            time_of = f"{medians[name]:>8.3f}{medians[name] / first:>7.2f}" if name in medians else ""
             rates = f"{plain[0]:>7.2f}{plain[1]:>7.2f}{stressed[0]:>13.2f}{stressed[1]:>7.2f}"
-            click.echo(f"{name:<24}{rates}{medians[name]:>8.3f}{medians[name] / first:>7.2f}")
+            click.echo(f"{name:<{width}}{rates}{time_of}")
     click.echo(
         f"{len(found)} words, the closest of the listed pronunciations; time of {TIMED} words from text to text, median of "
         f"{ROUNDS} rounds in turns, ONNX Runtime, 1 thread, on {machine()}."
     )
+
+
+def one_pass(bundle: Path, artifact: str) -> Say:
+    """Return what an artifact says to a word."""
+    from edgellm.runtime import Session
+
+    session = Session.open(bundle, format=artifact, threads=1)
+    return lambda word: str(session(word).value["text"])  # type: ignore[index]
+
+
+def _on_onnx(name: str) -> bool:
+    """Tell whether ONNX Runtime runs it: what another engine runs is no race."""
+    return name.endswith("token by token") or name.rpartition(" ")[2].startswith("onnx")
 
 
 if __name__ == "__main__":
