@@ -12,6 +12,7 @@ from typing import Any
 from edgellm.core import strict
 from edgellm.core.optimize import Recipe
 from edgellm.core.precision import Precisions
+from edgellm.core.scheme import PORTABLE
 from edgellm.distill import require
 from edgellm.errors import InputError, MissingDependencyError, UsageError
 from edgellm.prune.setup import questions_of, read_data
@@ -110,6 +111,12 @@ def checked(recipe: Recipe) -> Setup:
         )
     target = load_target(recipe.target)
     fmt = recipe.format or target.formats[0]
+    if fmt in target.formats and target.backend(fmt) not in PORTABLE:
+        raise UsageError(
+            f"{fmt} for {target.name} can't be optimized: its cost is compared with the baseline's in fp32, which is not run for "
+            f"{target.delegates[fmt]}.",
+            hint=f'Optimize for a CPU, as target = "android-arm64", and build what comes of it for {target.name}.',
+        )
     plan = planned(recipe, fmt, "fp32", recipe.model)
     source = plan.source
     _check_moves(recipe, source)

@@ -110,6 +110,7 @@ def test_a_goal_that_the_baseline_meets_ends_it_at_once(model: Model, home: Path
         (("layers = 1", "layers = 1\nsparsity = 0.2"), 2, "either layers or sparsity"),
         (('structure = "ffn"', 'structure = "2:4"'), 2, "refused"),
         (("linux-x86_64", "linux-x86"), 2, "linux-x86_64"),
+        (('"linux-x86_64"\nformat = "onnx"', '"snapdragon-8-gen3"\nformat = "qnn"'), 2, "Optimize for a CPU"),
         (("dev.jsonl", "train.jsonl"), 3, "both hold"),
         (("dev.jsonl", "nowhere.jsonl"), 3, "nowhere.jsonl"),
         (("[goal]", "[goal"), 3, "recipe.toml"),
