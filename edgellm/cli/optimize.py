@@ -35,7 +35,7 @@ def optimize(recipe: Path, quiet: bool, as_json: bool) -> None:
             f"The goal of {recipe} is not met: {_missed(found)}.",
             hint="Raise the budget, and the same command goes on."
             if found.ended == "budget"
-            else "Everything that the recipe names was tried: add a [[shrink]] or a scheme, or ease the goal.",
+            else "Add a [[shrink]], epochs or a scheme to the recipe, or ease the goal; what was made is used again.",
         )
 
 
@@ -107,10 +107,11 @@ def _goal(goal: Goal) -> str:
 
 
 def _missed(found: Optimized) -> str:
-    assert found.chosen is not None
+    why = "the budget is used" if found.ended == "budget" else "nothing is left to try"
+    if found.chosen is None:
+        return f"{why}, and none of {len(found.steps)} models keeps the quality that is asked for"
     number, scheme = found.chosen
     step = found.steps[number]
     each = next(one for one in step.measured if one.scheme == scheme)
     cost = "" if each.cost is None else f" and {each.cost:.3f} of the baseline's cost"
-    why = "the budget is used" if found.ended == "budget" else "nothing is left to try"
     return f"{why}, and what comes closest, step {number} in {scheme}, has {(each.bytes or 0) / 1e6:.2f} MB{cost}"

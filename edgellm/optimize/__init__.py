@@ -14,7 +14,6 @@ from typing import Literal
 
 from edgellm.core import strict
 from edgellm.core.optimize import Confirmed, Measured, Move, Optimized, Step, best
-from edgellm.errors import GateError
 from edgellm.optimize import models
 from edgellm.optimize.kept import Kept
 from edgellm.optimize.measure import FP32, built, compared, described, measured
@@ -49,12 +48,12 @@ def optimize(
         quiet: whether no bar is shown.
 
     Returns:
-        How it went; `ended` says whether the goal is met.
+        How it went: `ended` says whether the goal is met, and `chosen` is None where nothing keeps the quality. All figures are
+        in the folder, as optimized.json and optimized.svg.
 
     Raises:
         UsageError, InputError: the recipe, or what it names, can't be used; nothing was begun.
         MissingDependencyError: an extra is not installed.
-        GateError: no artifact keeps the quality; what was measured is in the folder all the same.
         DeviceError: the machine failed; the same call goes on.
 
     """
@@ -91,14 +90,9 @@ class _Run:
             None if chosen is None else self._confirmed(chosen[1]), str(setup.out),
         )  # fmt: skip
         _write(found, setup.out)
-        if chosen is None:
-            raise GateError(
-                f"None of {len(self._steps)} models keeps the quality that is asked for; {setup.out / RESULT} has what was "
-                "measured.",
-                hint="Allow a larger max_drop, train for more epochs, or add a scheme.",
-            )
-        for source, name in ((chosen[0].model, MODEL), (chosen[1].bundle, BUNDLE)):
-            put(Path(source), setup.out / name, check=lambda out: None)
+        if chosen is not None:
+            for source, name in ((chosen[0].model, MODEL), (chosen[1].bundle, BUNDLE)):
+                put(Path(source), setup.out / name, check=lambda out: None)
         return found
 
     def _moves(self) -> Literal["goal", "budget", "tried"]:

@@ -129,3 +129,14 @@ def test_a_recipe_that_can_t_be_is_refused_before_anything_is_made(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_where_nothing_keeps_the_quality_the_figures_are_shown_all_the_same(model: Model, home: Path) -> None:
+    recipe = write(home, model("classifier"), max_mb=900, steps=1)
+    text = recipe.read_text(encoding="utf-8").replace("max_drop = 100", "min_score = 0.999\nmax_drop = 100")
+    recipe.write_text(text.replace('target = "', 'out = "poor"\ntarget = "'), encoding="utf-8")
+    done = edgellm("optimize", str(recipe))
+    assert done.returncode == 5, done.stderr
+    assert "none of 1 models keeps the quality" in done.stderr
+    assert "over min_score" in done.stdout
+    assert not (home / "poor" / "bundle").exists()
