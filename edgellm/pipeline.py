@@ -84,7 +84,7 @@ def build(
         task: pipeline id; from the model's architecture if None.
         tokenizer: folder with tokenizer.json, where the model's has none.
         pooling: for feature-extraction: "mean", "cls" or "none".
-        calibration: file of one text per line, for schemes that calibrate.
+        calibration: file of one text per line, or data like `eval`'s, for schemes that calibrate.
         ranges: how a static scheme chooses the range of an activation: "mse", "minmax", "percentile" or "entropy".
         golden: file of one text per line, like those that the product reads. The gate runs them in place of edgellm's
             own, and the bundle keeps them.

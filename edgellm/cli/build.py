@@ -20,7 +20,7 @@ from edgellm.core import strict
 @click.option("--task", help="Hugging Face pipeline id; from the model's architecture if left out.")
 @click.option("--tokenizer", help="Folder with tokenizer.json, where the model's folder has none.")
 @click.option("--pooling", help="mean, cls or none, for feature-extraction; as the model's own files ask if left out.")
-@click.option("--calibration", help="File of one text per line, for schemes that calibrate.")
+@click.option("--calibration", help="File of one text per line, or data like --eval's, for schemes that calibrate.")
 @click.option("--ranges", help="How int8-static chooses ranges: mse (the default), minmax, percentile or entropy.")
 @click.option(
     "--golden",

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from edgellm.errors import InputError
 from edgellm.runtime.bundle import sha256_file
-from edgellm.stages.rows import read_text
+from edgellm.stages.rows import read_placed, read_text
+
+_ROWS = (".tsv", ".csv", ".jsonl", ".ndjson")
+"""Endings of files that hold rows and not lines."""
+
+_TEXTS = ("text", "text_pair", "question", "context", "source_sentence", "sentences", "tokens")
+"""Columns that hold what a model reads, in any task's data."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,24 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def read_calibration(path: Path) -> list[str]:
-    """Return the texts of a calibration file, one per line.
+    """Return calibration texts: the lines of a file, or the texts in the rows of labelled data or a saved dataset.
 
     Raises:
         InputError: it can't be read, is not UTF-8, or holds no text.
+        MissingDependencyError: it is a dataset, and datasets is not installed.
 
     """
-    return _lines(path, "calibration")
+    if not path.is_dir() and path.suffix.lower() not in _ROWS:
+        return _lines(path, "calibration")
+    found = []
+    for place, row in read_placed(path):
+        texts = [text for name in _TEXTS if name in row for text in _strings(name, row[name]) if text.strip()]
+        if not texts:
+            raise InputError(
+                f"{path} {place} holds no text.", hint=f"Texts are read from the columns {', '.join(_TEXTS)}."
+            )
+        found += texts
+    return found
 
 
 def read_golden(path: Path) -> list[str]:
@@ -77,6 +94,14 @@ def ensure_disjoint(**sets: Iterable[str]) -> None:
                     "what was chosen with.",
                     hint=f"Remove it from the {name} file.",
                 )
+
+
+def _strings(name: str, value: object) -> list[str]:
+    """Return the texts in a cell; a list of words is one."""
+    if isinstance(value, str):
+        return [value.strip()]
+    words = [each.strip() for each in value if isinstance(each, str)] if isinstance(value, (list, tuple)) else []
+    return [" ".join(words)] if name == "tokens" else words
 
 
 def _lines(path: Path, kind: str) -> list[str]:

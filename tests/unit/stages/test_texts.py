@@ -69,3 +69,30 @@ def test_the_golden_texts_vary_in_language_and_length() -> None:
     scripts = [(0x0400, 0x04FF), (0x4E00, 0x9FFF), (0x0600, 0x06FF), (0x1F300, 0x1FAFF)]
     for low, high in scripts:
         assert any(low <= ord(c) <= high for text in texts for c in text), hex(low)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("a.txt", "one\n\n two \n", ["one", "two"]),
+        ("a.tsv", "text\tlabel\none\tgood\ntwo\tbad\n", ["one", "two"]),
+        ("a.csv", 'label,text,text_pair\n1,"one, two",three\n', ["one, two", "three"]),
+        ("a.jsonl", '{"tokens": ["12", "Main", "St"], "tags": ["a", "b", "c"]}\n', ["12 Main St"]),
+        (
+            "b.jsonl",
+            '{"source_sentence": "one", "sentences": ["two", "three"], "relevance": [1, 0]}\n',
+            ["one", "two", "three"],
+        ),
+    ],
+)
+def test_calibration_is_lines_or_the_texts_of_labelled_data(
+    tmp_path: Path, name: str, content: str, texts: list[str]
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert read_calibration(tmp_path / name) == texts
+
+
+def test_rows_without_a_text_calibrate_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"said": "two", "text": " "}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="line 2 holds no text"):
+        read_calibration(tmp_path / "a.jsonl")
