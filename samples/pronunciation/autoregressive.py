@@ -1,11 +1,13 @@
 """Trains a model that says a word's phones one after the other: the teacher, and the baseline that one pass is held against.
 
-The dev words only show how it goes: the last weights are kept. Run it again with the same options, and it goes on from where
-it was cut off.
+The dev words choose the step that is kept. Run it again with the same options, and it goes on from where it was cut off.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +17,18 @@ import click
 from edgellm.errors import EdgellmError, InputError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from torch import Tensor, nn
+    from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
 BATCH = 256
 MAX_LENGTH = 48
 """Of letters or phones, with the mark of the end."""
+
+SMOOTHING = 0.1
+"""Share of each label that goes to all other phones."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder in the output folder, until the training has ended."""
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -53,59 +62,81 @@ def encode(pairs: list[tuple[str, str]], folder: Path) -> list[dict[str, list[in
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Folder of a model to train on.")
 @click.option("--encoder-layers", default=3, show_default=True)
 @click.option("--decoder-layers", default=3, show_default=True)
 @click.option("--width", default=256, show_default=True)
 @click.option("--epochs", default=20, show_default=True)
-@click.option("--rate", default=1e-3, show_default=True)
+@click.option("--rate", default=1e-3, show_default=True, help="The highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--threads", default=0, help="Of torch; all cores if left out.")
+@click.option("--threads", type=int, help="Of torch; all cores if left out.")
+@click.option("--seconds", type=float, help="Stop with a checkpoint after these; the same command goes on.")
 def train(
-    folder: Path, out: Path, encoder_layers: int, decoder_layers: int, width: int, epochs: int, rate: float, seed: int,
-    threads: int,
+    folder: Path, out: Path, start: Path | None, encoder_layers: int, decoder_layers: int, width: int, epochs: int,
+    rate: float, seed: int, threads: int | None, seconds: float | None,
 ) -> None:  # fmt: skip
     """Train on FOLDER, which data.py wrote."""
-    import torch
-    from transformers import (
-        BartConfig,
-        BartForConditionalGeneration,
-        DataCollatorForSeq2Seq,
-        Trainer,
-        TrainingArguments,
-        set_seed,
-    )
-    from transformers.trainer_utils import get_last_checkpoint
+    from transformers import BartForConditionalGeneration, DataCollatorForSeq2Seq
 
-    if threads:
-        torch.set_num_threads(threads)
-    set_seed(seed)
+    from edgellm.core.training import Training
+    from edgellm.training.fit import fit, prepare
+
+    options = Training(
+        epochs=epochs, batch=BATCH, rate=rate, seed=seed, threads=threads, seconds=seconds, schedule="cosine"
+    )  # fmt: skip
+    prepare(options)
     tokenizer = open_tokenizer(folder / "tokenizer")
-    model = BartForConditionalGeneration(
-        BartConfig(
-            vocab_size=len(tokenizer), d_model=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers,
-            encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width,
-            max_position_embeddings=MAX_LENGTH, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.eos_token_id, forced_eos_token_id=None,
-        )
-    )  # fmt: skip
+    if start is None:
+        model = BartForConditionalGeneration(shape(tokenizer, encoder_layers, decoder_layers, width))
+    else:
+        model = BartForConditionalGeneration.from_pretrained(start, local_files_only=True, use_safetensors=True)
     sets = {part: encode(read_pairs(folder / f"{part}.tsv"), folder / "tokenizer") for part in ("train", "dev")}
-    checkpoints = out / "checkpoints"
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints), num_train_epochs=epochs, per_device_train_batch_size=BATCH,
-        per_device_eval_batch_size=BATCH, learning_rate=rate, lr_scheduler_type="cosine", warmup_steps=0.05,
-        weight_decay=0.01, label_smoothing_factor=0.1, train_sampling_strategy="group_by_length",
-        eval_strategy="epoch", save_strategy="steps", save_steps=200, save_total_limit=1, logging_steps=50, seed=seed,
-        use_cpu=True, report_to=[], disable_tqdm=not sys.stderr.isatty(),
+    digests = {name: hashlib.sha256(json.dumps(rows).encode()).hexdigest() for name, rows in sets.items()}
+    trained = fit(
+        smoothed(model), options, out, identity={"config": model.config.to_diff_dict(), "start": str(start), **digests},
+        train=sets["train"], dev=sets["dev"], collate=DataCollatorForSeq2Seq(tokenizer, model=model), keep=True,
     )  # fmt: skip
-    collator = DataCollatorForSeq2Seq(tokenizer, model=model)
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=sets["train"], eval_dataset=sets["dev"], data_collator=collator
-    )
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    if trained.status == "paused":
+        click.echo(f"Stopped at step {trained.steps} of {trained.of_steps}; the same command goes on from there.")
+        return
     model.save_pretrained(out)
     for name in ("tokenizer.json", "target_tokenizer.json"):
         (out / name).write_bytes((folder / "tokenizer" / name).read_bytes())
+    shutil.rmtree(out / CHECKPOINTS)
+    click.echo(
+        f"Step {trained.best_step} of {trained.of_steps} is kept, dev loss {trained.best:.4f}; {trained.cpu_seconds:.0f} s of "
+        "CPU time in this run."
+    )
+
+
+def shape(tokenizer: PreTrainedTokenizerFast, encoder_layers: int, decoder_layers: int, width: int) -> BartConfig:
+    """Return the configuration of a new model."""
+    from transformers import BartConfig
+
+    return BartConfig(
+        vocab_size=len(tokenizer), d_model=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width,
+        max_position_embeddings=MAX_LENGTH, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.eos_token_id, forced_eos_token_id=None,
+    )  # fmt: skip
+
+
+def smoothed(model: BartForConditionalGeneration) -> nn.Module:
+    """Return a module whose loss is the model's with smoothed labels while it learns."""
+    from torch import nn
+    from torch.nn import functional
+
+    class Smoothed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, labels: Tensor, **fed: Tensor) -> dict[str, Tensor]:
+            logits = self.model(labels=labels, **fed).logits
+            smoothing = SMOOTHING if self.training else 0.0
+            return {"loss": functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)}
+
+    return Smoothed()
 
 
 if __name__ == "__main__":
