@@ -41,7 +41,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-_PAIRS = ("unlabelled", "labels", "part", "no_gold", "beams", "slots", "longest")
+_PAIRS = ("unlabelled", "labels", "part", "no_gold", "beams", "slots", "longest", "refinements", "tokenizer")
 """Options of students that make sequences."""
 
 _SIGNALS = ("temperature", "hard", "hidden", "attention")
@@ -54,7 +54,8 @@ _SIGNALS = ("temperature", "hard", "hidden", "attention")
 )
 @click.option(
     "--student", required=True,
-    help="ctc-tiny, ctc-small, ctc-shared or ctc-base for sequences; a number of the teacher's layers; or a student's folder.",
+    help="For sequences ctc-tiny, ctc-small, ctc-shared, ctc-base, mask-tiny or mask-small; otherwise a number of the "
+    "teacher's layers; or a student's folder.",
 )  # fmt: skip
 @click.option(
     "--data", type=_PATH, required=True,
@@ -69,9 +70,14 @@ _SIGNALS = ("temperature", "hard", "hidden", "attention")
 @click.option("--labels", type=_PATH, help="Sequences: folder of the teacher's labels, which machines may share.")
 @click.option("--part", help="Sequences: make that part of the labels and train nothing: 1/4 is the first of four.")
 @click.option("--no-gold", is_flag=True, help="Sequences: learn the teacher's labels alone.")
-@click.option("--beams", type=int, default=4, show_default=True, help="Sequences: of the teacher's search.")
-@click.option("--slots", type=int, default=2, show_default=True, help="Sequences: output places for each input token.")
-@click.option("--longest", type=int, default=64, show_default=True, help="Sequences: tokens of an input at most.")
+@click.option(
+    "--beams", type=int, help="Sequences: of the search of a teacher that writes token by token; 4 if left out."
+)
+@click.option(
+    "--slots", type=int, help="Sequences: output places for each input token, of a new student; 2 if left out."
+)
+@click.option("--longest", type=int, help="Sequences: tokens of an input at most, of a new student; 64 if left out.")
+@click.option("--refinements", type=int, help="mask-predict: passes over the output after the first; 0 if left out.")
 @click.option(
     "--temperature", type=float, default=2.0, show_default=True, help="Others: of the answers that are learned."
 )
@@ -85,9 +91,10 @@ _SIGNALS = ("temperature", "hard", "hidden", "attention")
 @click.pass_context
 def distill(
     context: click.Context, /, teacher: Path | None, student: str, data: Path, dev: Path | None, test: Path | None,
-    tokenizer: Path | None, unlabelled: Path | None, labels: Path | None, part: str | None, no_gold: bool, beams: int,
-    slots: int, longest: int, temperature: float, hard: float, hidden: float, attention: float, out: Path, quiet: bool,
-    as_json: bool, **training: Any,
+    tokenizer: Path | None, unlabelled: Path | None, labels: Path | None, part: str | None, no_gold: bool,
+    beams: int | None, slots: int | None, longest: int | None, refinements: int | None,
+    temperature: float, hard: float, hidden: float, attention: float,
+    out: Path, quiet: bool, as_json: bool, **training: Any,
 ) -> None:  # fmt: skip
     """Train a student that answers in one forward pass, from a teacher's answers and from people's.
 
@@ -98,7 +105,7 @@ def distill(
     require()
     silent, options = quiet or as_json, Training(**training)
     sequences = makes_sequences(student)
-    _refuse(context, _SIGNALS if sequences else (*_PAIRS, "tokenizer"), sequences)
+    _refuse(context, _SIGNALS if sequences else _PAIRS, sequences)
     if not sequences:
         from edgellm.distill.encoders import distill_encoder
 
@@ -119,7 +126,8 @@ def distill(
         found = distill_sequences(
             teacher=teacher, student=student, data=data, dev=dev, test=test, out=out, training=options,
             tokenizer=tokenizer, unlabelled=unlabelled, labels=labels, gold=not no_gold, beams=beams, slots=slots,
-            longest=longest, part=_part(part), quiet=silent, report=told,
+            longest=longest, refinements=refinements, part=_part(part), quiet=silent,
+            report=told,
         )  # fmt: skip
     if as_json:
         click.echo(_json(found))

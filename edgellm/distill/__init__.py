@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
-from pathlib import Path
 
-from edgellm.distill.students import CTC
+from edgellm.distill.students import CTC_TYPE, MASK_PREDICT_TYPE, type_of
 from edgellm.errors import MissingDependencyError
 
 NEEDED = ("torch", "transformers", "accelerate", "tokenizers", "safetensors")
@@ -28,10 +26,7 @@ def require() -> None:
 
 def makes_sequences(student: str) -> bool:
     """Tell whether a student answers with another text: one by name, or a folder of such a model."""
-    if student in CTC:
-        return True
-    try:
-        config = json.loads((Path(student) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return student.startswith("ctc")  # a name with a typo
-    return isinstance(config, dict) and config.get("model_type") == "edgellm-ctc"
+    found = type_of(student)
+    if found is None:
+        return student.startswith(("ctc", "mask"))  # a name with a typo
+    return found in (CTC_TYPE, MASK_PREDICT_TYPE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,8 +141,9 @@ def open_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
 
 
 def encode(
-    pairs: Sequence[Pair], tokenizers: tuple[Tokenizer, Tokenizer], *, slots: int, longest: int, unknown: int | None
-) -> Encoded:
+    pairs: Sequence[Pair], tokenizers: tuple[Tokenizer, Tokenizer], *, slots: int, longest: int, unknown: int | None,
+    places: Callable[[Sequence[int]], int] = slots_needed,
+) -> Encoded:  # fmt: skip
     """Return pairs as ids, without those that can't be learned, which are counted.
 
     Args:
@@ -151,6 +152,7 @@ def encode(
         slots: output places for each input token.
         longest: tokens of an input at most.
         unknown: id of what the vocabulary lacks.
+        places: how many an output takes.
 
     """
     read, write = tokenizers
@@ -164,7 +166,7 @@ def encode(
             kind = "unknown"
         elif len(text.ids) > longest:
             kind = "cut"
-        elif slots_needed(target.ids) > slots * len(text.ids):
+        elif places(target.ids) > slots * len(text.ids):
             kind = "too_long"
         else:
             examples.append({"input_ids": text.ids, "labels": target.ids})

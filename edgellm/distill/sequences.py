@@ -1,4 +1,4 @@
-"""Sequences: a one-pass student that learns from pairs, and from a teacher that answers token by token."""
+"""Sequences: a one-pass student that learns from pairs, and from a teacher's answers."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from tokenizers import Tokenizer
 
-from edgellm.core.distill import Distilled, Score
+from edgellm.core.distill import Distilled
 from edgellm.core.training import Training
 from edgellm.distill.finished import check_out, working, write
-from edgellm.distill.labels import Teacher, label, read_labels
+from edgellm.distill.kinds import OnePass, fresh, kind_of, opened
+from edgellm.distill.labels import label, read_labels
+from edgellm.distill.onepass import Collate, Errors, score
 from edgellm.distill.pairs import SOURCE, TARGET, Encoded, Pair, encode, open_tokenizers, read_pairs, read_texts
-from edgellm.distill.students import CTC
+from edgellm.distill.students import STUDENTS
+from edgellm.distill.teachers import OnePassTeacher, Teacher, open_teacher
 from edgellm.errors import InputError, UsageError, unknown
-from edgellm.models.ctc import IGNORED, CtcConfig, CtcForSeq2Seq, CtcOutput
 from edgellm.stages.disk import disk_errors
-from edgellm.stages.load import load
-from edgellm.stages.source import check_folder, licence_of, read_source
+from edgellm.stages.source import licence_of
 from edgellm.stages.texts import ensure_disjoint
-from edgellm.tasks._ctc import collapse, edits
 from edgellm.training.fit import fit, prepare
 
 LABELS = "labels"
 """Folder beside the output that shards are kept in, unless another is named."""
+
+BEAMS, SLOTS, LONGEST = 4, 2, 64
+"""What is taken where nothing is asked for."""
 
 Report = Callable[[int, int], None]
 
@@ -40,14 +40,15 @@ Report = Callable[[int, int], None]
 def distill_sequences(
     *, teacher: Path | None, student: str, data: Path, dev: Path, out: Path, training: Training, test: Path | None = None,
     tokenizer: Path | None = None, unlabelled: Path | None = None, labels: Path | None = None, gold: bool = True,
-    beams: int = 4, slots: int = 2, longest: int = 64, part: tuple[int, int] | None = None, quiet: bool = False,
+    beams: int | None = None, slots: int | None = None, longest: int | None = None, refinements: int | None = None,
+    part: tuple[int, int] | None = None, quiet: bool = False,
     report: Report = lambda done, total: None,
 ) -> Distilled | None:  # fmt: skip
     """Train a student, and write it to a folder that `edgellm build` takes.
 
     Args:
-        teacher: folder of a model that answers token by token; None learns from the pairs alone.
-        student: a key of `students.CTC`, or the folder of a student to go on with.
+        teacher: folder of a model that answers token by token, or of a one-pass model; None learns from the pairs alone.
+        student: a key of `STUDENTS`, or the folder of a student to go on with.
         data: pairs to learn from.
         dev: pairs that choose the step.
         out: folder for the student.
@@ -57,9 +58,10 @@ def distill_sequences(
         unlabelled: texts, one per line, that the teacher labels besides those of the pairs.
         labels: folder of shards of labels, shared by machines and kept for the next time; beside `out` if None.
         gold: whether the pairs' own targets are learned, beside the teacher's labels.
-        beams: of the teacher's search.
-        slots: output places for each input token, of a new student.
-        longest: tokens of an input at most, of a new student.
+        beams: of the search of a teacher that answers token by token; 4 if None.
+        slots: output places for each input token, of a new student; 2 if None.
+        longest: tokens of an input at most, of a new student; 64 if None.
+        refinements: passes over the output after the first, of a mask-predict student; none, or its own, if None.
         part: makes that part of the labels, and trains nothing.
         quiet: no bar.
         report: told how many texts are labelled, of how many.
@@ -75,56 +77,54 @@ def distill_sequences(
         name: read_pairs(path) for name, path in (("train", data), ("dev", dev), ("test", test)) if path is not None
     }
     ensure_disjoint(**{name: [pair.text for pair in rows] for name, rows in pairs.items()})
-    guide = Teacher(teacher) if teacher is not None else None
-    if guide is None and (unlabelled is not None or not gold or part is not None):
-        raise UsageError("Labels need a --teacher.", hint="Name one, or leave out --unlabelled, --no-gold and --part.")
+    _ensure_used(
+        teacher,
+        {"unlabelled": unlabelled, "labels": labels, "no-gold": not gold, "beams": beams, "part": part},
+    )
+    guide = open_teacher(teacher) if teacher is not None else None
+    if isinstance(guide, OnePassTeacher) and beams is not None:
+        raise UsageError("--beams has no use for a teacher that answers in one pass.", hint="Leave it out.")
     home = tokenizer or (guide.folder if guide else None)
     if home is None:
         raise UsageError("Without a teacher there is no tokenizer.", hint="Give its folder with --tokenizer.")
     check_out(out)
     work = working(out)
     prepare(training)
-    model = _student(student, home, slots=slots, longest=longest)
+    model = _student(student, home, slots=slots, longest=longest, refinements=refinements)
     _ensure_same_vocabulary(open_tokenizers(home), guide)
     labelled: list[Pair] = []
     started = time.perf_counter()
     if guide is not None:
-        texts = list(
-            dict.fromkeys([*(pair.text for pair in pairs["train"]), *(read_texts(unlabelled) if unlabelled else [])])
-        )
         held = {_key(pair.text) for name in ("dev", "test") for pair in pairs.get(name, [])}
-        room = min(guide.longest, model.config.max_position_embeddings)  # a longer text can't be learned
-        texts = [
-            text
-            for text, ids in zip(texts, guide.read.encode_batch(texts), strict=True)
-            if _key(text) not in held and len(ids.ids) <= room
-        ]
+        given = [*(pair.text for pair in pairs["train"]), *(read_texts(unlabelled) if unlabelled else [])]
         shards = label(
-            guide, texts, labels or out.parent / LABELS, beams=beams, slots=model.config.slots_per_token,
-            part=part or (1, 1), report=report,
+            guide, _readable(given, guide, model, held), labels or out.parent / LABELS, beams=BEAMS if beams is None else beams,
+            slots=model.config.slots_per_token, part=part or (1, 1), report=report,
         )  # fmt: skip
         if part is not None:
             return None
         labelled = read_labels(shards)
     label_seconds = time.perf_counter() - started if guide else 0.0
     learned = list(dict.fromkeys([*(pairs["train"] if gold else []), *labelled]))
-    sets = {name: _encoded(rows, home, model) for name, rows in (("train", learned), ("dev", pairs["dev"]))}
-    if not sets["train"].examples or not sets["dev"].examples:
-        raise InputError(f"No pair is left to learn from or to choose by. {sets['train'].left_out()}")
+    train, chosen = _encoded(learned, home, model), _encoded(pairs["dev"], home, model)
+    if not train.examples or not chosen.examples:
+        raise InputError(f"No pair is left to learn from or to choose by. {train.left_out()}")
     work.mkdir(parents=True, exist_ok=True)
     identity = {
-        "student": student, "config": model.config.to_diff_dict(), "begins as": _weights(model) if student not in CTC else "",
-        "train": _digest(sets["train"].examples), "dev": _digest(sets["dev"].examples),
+        "student": student, "config": model.config.to_diff_dict(),
+        "begins as": _weights(model) if student not in STUDENTS else "",
+        "train": _digest(train.examples), "dev": _digest(chosen.examples),
     }  # fmt: skip
+    errors = Errors(kind_of(model), model.config.pad_token_id)
     trained = fit(
-        model, training, work, identity=identity, train=sets["train"].examples, dev=sets["dev"].examples,
-        collate=_Collate(model.config.pad_token_id), metric="token_errors", compute=_Errors(model.config.pad_token_id),
-        reduce=_firsts, quiet=quiet, keep=True,
+        model, training, work, identity=identity, train=train.examples, dev=chosen.examples,
+        collate=Collate(model.config.pad_token_id), metric="token_errors", compute=errors, reduce=errors.reduce, quiet=quiet,
+        keep=True,
     )  # fmt: skip
     done = trained.status == "finished"
     found = Distilled(
         student, guide.folder.name if guide else None, (model.num_parameters(), guide.model.num_parameters() if guide else None),
-        len(pairs["train"]) if gold else 0, len(labelled), sets["train"].left_out(),
+        len(pairs["train"]) if gold else 0, len(labelled), train.left_out(),
         score(model, home, pairs["dev"]) if done else None, score(model, home, pairs["test"]) if done and test else None,
         trained, label_seconds,
     )  # fmt: skip
@@ -133,101 +133,53 @@ def distill_sequences(
     return found
 
 
-def score(model: CtcForSeq2Seq, tokenizer: Path, pairs: Sequence[Pair]) -> Score:
-    """Return how a student does on pairs. Inputs that it can't read count as wrong."""
-    read, write = open_tokenizers(tokenizer)
-    targets: dict[str, list[list[int]]] = {}
-    for pair, target in zip(
-        pairs, write.encode_batch([p.target for p in pairs], add_special_tokens=False), strict=True
-    ):
-        targets.setdefault(pair.text, []).append(target.ids)
-    said = answers(model, read, list(targets))
-    wrong = edited = length = 0
-    for ids, right in zip(said, targets.values(), strict=True):
-        nearest = min(right, key=lambda each: edits(each, ids))
-        wrong += tuple(nearest) != ids
-        edited += edits(nearest, ids)
-        length += len(nearest)
-    return Score(len(targets), 100 * wrong / len(targets), 100 * edited / length)
+def _ensure_used(teacher: Path | None, options: Mapping[str, object]) -> None:
+    """Raise where what belongs to a teacher was given without one."""
+    given = [f"--{name}" for name, value in options.items() if value is not None and value is not False and value != 0]
+    if teacher is None and given:
+        raise UsageError(
+            f"{' and '.join(given)} need{'s' if len(given) == 1 else ''} a --teacher.",
+            hint="Name one, or leave it out.",
+        )
 
 
-def answers(model: CtcForSeq2Seq, read: Tokenizer, texts: Sequence[str], batch: int = 256) -> list[tuple[int, ...]]:
-    """Return the ids that a student gives for each text, by the likeliest token of each slot."""
-    model.eval()
-    blank, longest = model.config.pad_token_id, model.config.max_position_embeddings
-    encoded = [encoding.ids[:longest] for encoding in read.encode_batch(list(texts))]
-    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-    said: list[tuple[int, ...]] = [()] * len(texts)
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        fed = _Collate(blank)([{"input_ids": encoded[i] or [blank]} for i in rows])
-        with torch.no_grad():
-            out: CtcOutput = model(**fed)
-        assert out.logits is not None
-        for i, ids in zip(rows, out.logits.argmax(-1).tolist(), strict=True):
-            said[i] = collapse(ids[: len(encoded[i]) * model.config.slots_per_token], blank)
-    return said
+def _readable(texts: Sequence[str], guide: Teacher, model: OnePass, held: set[str]) -> list[str]:
+    """Return the texts, each once, that are not held back, and that both can read whole."""
+    once = list(dict.fromkeys(texts))
+    room = min(guide.longest, model.config.max_position_embeddings)
+    encoded = guide.read.encode_batch(once)
+    return [
+        text
+        for text, encoding in zip(once, encoded, strict=True)
+        if _key(text) not in held and len(encoding.ids) <= room
+    ]
 
 
-class _Collate:
-    """Pads examples to a batch."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        ids = [torch.tensor(each["input_ids"]) for each in examples]
-        batch = {
-            "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self.pad),
-            "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-        }
-        if "labels" in examples[0]:
-            labels = [torch.tensor(each["labels"]) for each in examples]
-            batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
-        return batch
-
-
-def _firsts(outputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """Return the likeliest token of each slot [batch, slots], IGNORED where it is of padding."""
-    logits, mask = outputs[0], outputs[-1]
-    return logits.argmax(-1).masked_fill(mask == 0, IGNORED)
-
-
-class _Errors:
-    """The share of edits over all tokens of the dev pairs, each pair by itself."""
-
-    def __init__(self, blank: int) -> None:
-        self.blank = blank
-
-    def __call__(self, predicted: Any) -> dict[str, float]:
-        edited = length = 0
-        for slots, labels in zip(np.asarray(predicted.predictions), np.asarray(predicted.label_ids), strict=True):
-            target = [id for id in labels.tolist() if id != IGNORED]
-            edited += edits(target, collapse((id for id in slots.tolist() if id != IGNORED), self.blank))
-            length += len(target)
-        return {"token_errors": edited / length}
-
-
-def _student(student: str, home: Path, *, slots: int, longest: int) -> CtcForSeq2Seq:
-    if student in CTC:
+def _student(student: str, home: Path, *, slots: int | None, longest: int | None, refinements: int | None) -> OnePass:
+    if student in STUDENTS:
         vocabulary = open_tokenizers(home)[0].get_vocab()
-        pad = next((vocabulary[name] for name in ("<pad>", "[PAD]") if name in vocabulary), None)
-        if pad is None:
-            raise InputError(f"The tokenizer of {home} has no <pad> or [PAD], which is the blank.")
-        config = CtcConfig(
-            vocab_size=max(vocabulary.values()) + 1, pad_token_id=pad, slots_per_token=slots,
-            max_position_embeddings=longest, **CTC[student],
-        )  # fmt: skip
-        return CtcForSeq2Seq(config)
-    folder = Path(student)
-    if not folder.is_dir():
-        raise unknown("student", student, CTC, hint="It is none of these, and no folder.")
-    check_folder(folder)
-    source = read_source(str(folder), task="ctc-seq2seq", tokenizer=None, pooling=None, describe=lambda name: {})
-    model = load(source)  # widths as they are in the weights: it may be pruned
-    assert isinstance(model, CtcForSeq2Seq)
-    if open_tokenizers(folder)[0].get_vocab() != open_tokenizers(home)[0].get_vocab():
-        raise InputError(f"{folder} and {home} have different vocabularies.", hint="A student reads its teacher's ids.")
+        model = fresh(
+            student,
+            vocabulary,
+            slots=SLOTS if slots is None else slots,
+            longest=LONGEST if longest is None else longest,
+        )
+    else:
+        folder = Path(student)
+        if not folder.is_dir():
+            raise unknown("student", student, STUDENTS, hint="It is none of these, and no folder.")
+        for name, value in (("slots", slots), ("longest", longest)):
+            if value is not None:
+                raise UsageError(
+                    f"--{name} has no use for {folder}: a student that is a folder keeps its own.", hint="Leave it out."
+                )
+        model = opened(folder)
+        if open_tokenizers(folder)[0].get_vocab() != open_tokenizers(home)[0].get_vocab():
+            raise InputError(
+                f"{folder} and {home} have different vocabularies.", hint="A student reads its teacher's ids."
+            )
+    if refinements is not None:
+        kind_of(model).refine(model, refinements)
     return model
 
 
@@ -241,28 +193,29 @@ def _key(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _encoded(rows: Sequence[Pair], home: Path, model: CtcForSeq2Seq) -> Encoded:
+def _encoded(rows: Sequence[Pair], home: Path, model: OnePass) -> Encoded:
     read, write = open_tokenizers(home)
     vocabulary = read.get_vocab()
     unk = next((vocabulary[name] for name in ("<unk>", "[UNK]") if name in vocabulary), None)
     config = model.config
     return encode(
-        rows, (read, write), slots=config.slots_per_token, longest=config.max_position_embeddings, unknown=unk
-    )
+        rows, (read, write), slots=config.slots_per_token, longest=config.max_position_embeddings, unknown=unk,
+        places=kind_of(model).places,
+    )  # fmt: skip
 
 
 def _digest(examples: Sequence[Mapping[str, list[int]]]) -> str:
     return hashlib.sha256(json.dumps(examples).encode()).hexdigest()
 
 
-def _weights(model: CtcForSeq2Seq) -> str:
-    digest = hashlib.sha256()
+def _weights(model: OnePass) -> str:
+    summed = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        summed.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return summed.hexdigest()
 
 
-def _save(model: CtcForSeq2Seq, home: Path, folder: Path) -> None:
+def _save(model: OnePass, home: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     for name in (SOURCE, TARGET, "tokenizer_config.json"):
         if (home / name).is_file():

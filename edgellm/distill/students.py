@@ -1,7 +1,9 @@
-"""Students: what a one-pass model is made of, by name."""
+"""Students: what one-pass models are made of, by name."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 CTC: dict[str, dict[str, Any]] = {
@@ -23,3 +25,31 @@ CTC: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Shapes of CtcForSeq2Seq. "shared" has one layer's weights in each stack (ALBERT): fewer bytes, the same time."""
+
+MASK_PREDICT: dict[str, dict[str, Any]] = {
+    "mask-tiny": {
+        "hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 2, "num_hidden_layers": 2, "num_slot_layers": 2,
+    },
+    "mask-small": {
+        "hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4, "num_hidden_layers": 3, "num_slot_layers": 3,
+    },
+}  # fmt: skip
+"""Shapes of MaskPredictForSeq2Seq."""
+
+STUDENTS = {**CTC, **MASK_PREDICT}
+"""Shapes by name."""
+
+CTC_TYPE, MASK_PREDICT_TYPE = "edgellm-ctc", "edgellm-mask-predict"
+"""What config.json calls them."""
+
+
+def type_of(student: str | Path) -> str | None:
+    """Return the `model_type` of a student by name, or of a model's folder; None where neither is there."""
+    if str(student) in STUDENTS:
+        return CTC_TYPE if str(student) in CTC else MASK_PREDICT_TYPE
+    try:
+        config = json.loads((Path(student) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = config.get("model_type") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgellm.distill import labels
-from edgellm.distill.labels import Teacher, label, read_labels
+from edgellm.distill.labels import label, read_labels
+from edgellm.distill.teachers import Autoregressive, Teacher, open_teacher
 from edgellm.errors import InputError, UsageError
-from tests.sequences import WORDS, tiny_ctc, tiny_teacher
+from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, tiny_teacher
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return Teacher(tiny_teacher(tmp_path_factory.mktemp("teacher")))
+    return open_teacher(tiny_teacher(tmp_path_factory.mktemp("teacher")))
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,7 @@ def test_shards_are_made_once_and_parts_are_all(
 
 def test_other_beams_other_texts_and_another_teacher_have_other_shards(teacher: Teacher, tmp_path: Path) -> None:
     texts = list(WORDS)[:4]
-    other = Teacher(tiny_teacher(tmp_path / "other", seed=1))
+    other = open_teacher(tiny_teacher(tmp_path / "other", seed=1))
     made = [
         label(teacher, texts, tmp_path / "labels", beams=1, slots=1),
         label(teacher, texts, tmp_path / "labels", beams=2, slots=1),
@@ -65,4 +67,14 @@ def test_no_such_part(teacher: Teacher, tmp_path: Path) -> None:
 
 def test_a_model_that_is_no_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no sequence-to-sequence teacher"):
-        Teacher(tiny_ctc(tmp_path))
+        Autoregressive(tiny_ctc(tmp_path))
+
+
+@pytest.mark.parametrize("write", [tiny_ctc, tiny_mask_predict])
+def test_a_one_pass_model_labels_by_its_own_answers(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    teacher = open_teacher(write(tmp_path))
+    texts = ["egg", "", *list(WORDS)[:5], "zebra" * 20]
+    together = teacher.answer(texts, beams=1, slots=2)
+    assert together == [teacher.answer([text], beams=1, slots=2)[0] for text in texts]
+    assert together[1] == ""
+    assert together[-1] == teacher.answer([("zebra" * 20)[:24]], beams=1, slots=2)[0]
