@@ -41,10 +41,10 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-_PAIRS = ("unlabelled", "labels", "part", "no_gold", "beams", "slots", "longest", "refinements", "tokenizer")
+_PAIRS = ("unlabelled", "labels", "part", "no_gold", "beams", "slots", "longest", "refinements", "soft", "tokenizer")
 """Options of students that make sequences."""
 
-_SIGNALS = ("temperature", "hard", "hidden", "attention")
+_SIGNALS = ("hard", "hidden", "attention")
 """Options of students that classify, tag or embed."""
 
 
@@ -79,8 +79,13 @@ _SIGNALS = ("temperature", "hard", "hidden", "attention")
 @click.option("--longest", type=int, help="Sequences: tokens of an input at most, of a new student; 64 if left out.")
 @click.option("--refinements", type=int, help="mask-predict: passes over the output after the first; 0 if left out.")
 @click.option(
-    "--temperature", type=float, default=2.0, show_default=True, help="Others: of the answers that are learned."
+    "--soft",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Sequences: weight of the teacher's probabilities beside the labels', where both answer in the same places.",
 )
+@click.option("--temperature", type=float, help="Of the teacher's answers or probabilities; 2 if left out.")
 @click.option("--hard", type=float, default=0.5, show_default=True, help="Others: share of people's labels, 0 to 1.")
 @click.option("--hidden", type=float, default=1.0, show_default=True, help="Others: weight of hidden states.")
 @click.option("--attention", type=float, default=0.0, show_default=True, help="Others: weight of attention.")
@@ -92,8 +97,8 @@ _SIGNALS = ("temperature", "hard", "hidden", "attention")
 def distill(
     context: click.Context, /, teacher: Path | None, student: str, data: Path, dev: Path | None, test: Path | None,
     tokenizer: Path | None, unlabelled: Path | None, labels: Path | None, part: str | None, no_gold: bool,
-    beams: int | None, slots: int | None, longest: int | None, refinements: int | None,
-    temperature: float, hard: float, hidden: float, attention: float,
+    beams: int | None, slots: int | None, longest: int | None, refinements: int | None, soft: float,
+    temperature: float | None, hard: float, hidden: float, attention: float,
     out: Path, quiet: bool, as_json: bool, **training: Any,
 ) -> None:  # fmt: skip
     """Train a student that answers in one forward pass, from a teacher's answers and from people's.
@@ -113,7 +118,8 @@ def distill(
             raise UsageError("Without --teacher there is nothing to distil.", hint="Name its folder.")
         made = distill_encoder(
             teacher, out, student=int(student) if student.isdigit() else Path(student), data=data, dev=dev, test=test,
-            temperature=temperature, hard=hard, hidden=hidden, attention=attention, training=options, quiet=silent,
+            temperature=2.0 if temperature is None else temperature, hard=hard, hidden=hidden,
+            attention=attention, training=options, quiet=silent,
         )  # fmt: skip
         click.echo(_json(made) if as_json else shown_encoder(made))
         return
@@ -126,7 +132,7 @@ def distill(
         found = distill_sequences(
             teacher=teacher, student=student, data=data, dev=dev, test=test, out=out, training=options,
             tokenizer=tokenizer, unlabelled=unlabelled, labels=labels, gold=not no_gold, beams=beams, slots=slots,
-            longest=longest, refinements=refinements, part=_part(part), quiet=silent,
+            longest=longest, refinements=refinements, soft=soft, temperature=temperature, part=_part(part), quiet=silent,
             report=told,
         )  # fmt: skip
     if as_json:
@@ -144,6 +150,8 @@ def shown(found: Distilled, out: Path) -> str:
     origin = f"{found.gold} pairs"
     if found.teacher is not None:
         origin += f" and {found.labelled} answers of {found.teacher} ({teachers:,} parameters)"
+    if found.soft:
+        origin += f", with its probabilities (weight {found.soft:g}, temperature {found.temperature:g})"
     lines = [
         f"{found.student} ({own:,} parameters) learned from {origin} -> {out}",
         f"dev   {found.dev}, which chose step {trained.best_step} of {trained.of_steps}",

@@ -42,6 +42,8 @@ class Distilled:
         test: on the test pairs, which chose nothing.
         trained: how the training went.
         label_seconds: of labelling, in this run; labels that were there cost nothing.
+        soft: weight of the teacher's probabilities, beside 1 for the labels; 0 where they were not learned.
+        temperature: that the logits of both were divided by, where they were.
 
     """
 
@@ -55,6 +57,8 @@ class Distilled:
     test: Score | None
     trained: Trained
     label_seconds: float
+    soft: float = 0.0
+    temperature: float | None = None
 
 
 MATCHES = {

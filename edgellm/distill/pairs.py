@@ -32,7 +32,7 @@ class Encoded:
     Attributes:
         examples: {"input_ids", "labels"} of each pair that is left.
         too_long: pairs whose target needs more slots than the text has.
-        cut: pairs whose text is longer than the model takes.
+        cut: pairs whose text or target is longer than the model takes, or its teacher where it is asked about each.
         unknown: pairs with a character that the vocabulary lacks.
         shown: the first of each kind, for people.
 
@@ -142,7 +142,7 @@ def open_tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
 
 def encode(
     pairs: Sequence[Pair], tokenizers: tuple[Tokenizer, Tokenizer], *, slots: int, longest: int, unknown: int | None,
-    places: Callable[[Sequence[int]], int] = slots_needed,
+    places: Callable[[Sequence[int]], int] = slots_needed, most: int | None = None,
 ) -> Encoded:  # fmt: skip
     """Return pairs as ids, without those that can't be learned, which are counted.
 
@@ -153,6 +153,7 @@ def encode(
         longest: tokens of an input at most.
         unknown: id of what the vocabulary lacks.
         places: how many an output takes.
+        most: tokens of an output at most, where something bounds them besides its places.
 
     """
     read, write = tokenizers
@@ -164,7 +165,7 @@ def encode(
     for pair, text, target in zip(pairs, texts, targets, strict=True):
         if unknown is not None and unknown in (*text.ids, *target.ids):
             kind = "unknown"
-        elif len(text.ids) > longest:
+        elif len(text.ids) > longest or (most is not None and len(target.ids) > most):
             kind = "cut"
         elif places(target.ids) > slots * len(text.ids):
             kind = "too_long"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from torch import nn
 
 from edgellm.core.distill import Distilled
 from edgellm.core.training import Training
@@ -19,8 +20,9 @@ from edgellm.distill.kinds import OnePass, fresh, kind_of, opened
 from edgellm.distill.labels import label, read_labels
 from edgellm.distill.onepass import Collate, Errors, score
 from edgellm.distill.pairs import SOURCE, TARGET, Encoded, Pair, encode, open_tokenizers, read_pairs, read_texts
+from edgellm.distill.softened import Softened
 from edgellm.distill.students import STUDENTS
-from edgellm.distill.teachers import OnePassTeacher, Teacher, open_teacher
+from edgellm.distill.teachers import Autoregressive, OnePassTeacher, Teacher, digest, open_teacher
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.stages.disk import disk_errors
 from edgellm.stages.source import licence_of
@@ -30,7 +32,7 @@ from edgellm.training.fit import fit, prepare
 LABELS = "labels"
 """Folder beside the output that shards are kept in, unless another is named."""
 
-BEAMS, SLOTS, LONGEST = 4, 2, 64
+BEAMS, SLOTS, LONGEST, TEMPERATURE = 4, 2, 64, 2.0
 """What is taken where nothing is asked for."""
 
 Report = Callable[[int, int], None]
@@ -41,7 +43,7 @@ def distill_sequences(
     *, teacher: Path | None, student: str, data: Path, dev: Path, out: Path, training: Training, test: Path | None = None,
     tokenizer: Path | None = None, unlabelled: Path | None = None, labels: Path | None = None, gold: bool = True,
     beams: int | None = None, slots: int | None = None, longest: int | None = None, refinements: int | None = None,
-    part: tuple[int, int] | None = None, quiet: bool = False,
+    soft: float = 0.0, temperature: float | None = None, part: tuple[int, int] | None = None, quiet: bool = False,
     report: Report = lambda done, total: None,
 ) -> Distilled | None:  # fmt: skip
     """Train a student, and write it to a folder that `edgellm build` takes.
@@ -62,6 +64,8 @@ def distill_sequences(
         slots: output places for each input token, of a new student; 2 if None.
         longest: tokens of an input at most, of a new student; 64 if None.
         refinements: passes over the output after the first, of a mask-predict student; none, or its own, if None.
+        soft: weight of the teacher's probabilities beside the labels' 1 (see `softened`).
+        temperature: that the logits of both are divided by then; 2 if None.
         part: makes that part of the labels, and trains nothing.
         quiet: no bar.
         report: told how many texts are labelled, of how many.
@@ -79,8 +83,9 @@ def distill_sequences(
     ensure_disjoint(**{name: [pair.text for pair in rows] for name, rows in pairs.items()})
     _ensure_used(
         teacher,
-        {"unlabelled": unlabelled, "labels": labels, "no-gold": not gold, "beams": beams, "part": part},
+        {"unlabelled": unlabelled, "labels": labels, "no-gold": not gold, "beams": beams, "part": part, "soft": soft},
     )
+    heat = _heat(soft, temperature)
     guide = open_teacher(teacher) if teacher is not None else None
     if isinstance(guide, OnePassTeacher) and beams is not None:
         raise UsageError("--beams has no use for a teacher that answers in one pass.", hint="Leave it out.")
@@ -92,6 +97,9 @@ def distill_sequences(
     prepare(training)
     model = _student(student, home, slots=slots, longest=longest, refinements=refinements)
     _ensure_same_vocabulary(open_tokenizers(home), guide)
+    learner: nn.Module = model
+    if guide is not None and soft:
+        learner = Softened(model, guide, weight=soft, temperature=heat, target=pairs["train"][0].target)
     labelled: list[Pair] = []
     started = time.perf_counter()
     if guide is not None:
@@ -106,7 +114,7 @@ def distill_sequences(
         labelled = read_labels(shards)
     label_seconds = time.perf_counter() - started if guide else 0.0
     learned = list(dict.fromkeys([*(pairs["train"] if gold else []), *labelled]))
-    train, chosen = _encoded(learned, home, model), _encoded(pairs["dev"], home, model)
+    train, chosen = _encoded(learned, home, model, guide if soft else None), _encoded(pairs["dev"], home, model, None)
     if not train.examples or not chosen.examples:
         raise InputError(f"No pair is left to learn from or to choose by. {train.left_out()}")
     work.mkdir(parents=True, exist_ok=True)
@@ -114,10 +122,11 @@ def distill_sequences(
         "student": student, "config": model.config.to_diff_dict(),
         "begins as": _weights(model) if student not in STUDENTS else "",
         "train": _digest(train.examples), "dev": _digest(chosen.examples),
+        **({"soft": [soft, heat, digest(guide)]} if guide is not None and soft else {}),
     }  # fmt: skip
     errors = Errors(kind_of(model), model.config.pad_token_id)
     trained = fit(
-        model, training, work, identity=identity, train=train.examples, dev=chosen.examples,
+        learner, training, work, identity=identity, train=train.examples, dev=chosen.examples,
         collate=Collate(model.config.pad_token_id), metric="token_errors", compute=errors, reduce=errors.reduce, quiet=quiet,
         keep=True,
     )  # fmt: skip
@@ -126,7 +135,7 @@ def distill_sequences(
         student, guide.folder.name if guide else None, (model.num_parameters(), guide.model.num_parameters() if guide else None),
         len(pairs["train"]) if gold else 0, len(labelled), train.left_out(),
         score(model, home, pairs["dev"]) if done else None, score(model, home, pairs["test"]) if done and test else None,
-        trained, label_seconds,
+        trained, label_seconds, soft, heat if soft else None,
     )  # fmt: skip
     if done and int(os.environ.get("RANK", "0")) == 0:
         write(found, lambda folder: _save(model, home, folder), licence_of(guide.folder) if guide else None, out)
@@ -141,6 +150,19 @@ def _ensure_used(teacher: Path | None, options: Mapping[str, object]) -> None:
             f"{' and '.join(given)} need{'s' if len(given) == 1 else ''} a --teacher.",
             hint="Name one, or leave it out.",
         )
+
+
+def _heat(soft: float, temperature: float | None) -> float:
+    """Return the temperature, where the options are in their range."""
+    heat = TEMPERATURE if temperature is None else temperature
+    for name, value, low, high in (("soft", soft, 0.0, 1000.0), ("temperature", heat, 0.1, 100.0)):
+        if not low <= value <= high:
+            raise UsageError(f"--{name} is {value:g}; it goes from {low:g} to {high:g}.")
+    if temperature is not None and not soft:
+        raise UsageError(
+            "--temperature has no use without --soft.", hint="--soft 1 learns the teacher's probabilities."
+        )
+    return heat
 
 
 def _readable(texts: Sequence[str], guide: Teacher, model: OnePass, held: set[str]) -> list[str]:
@@ -193,14 +215,20 @@ def _key(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _encoded(rows: Sequence[Pair], home: Path, model: OnePass) -> Encoded:
+def _encoded(rows: Sequence[Pair], home: Path, model: OnePass, guide: Teacher | None) -> Encoded:
+    """Return pairs as ids; where there is a guide, those that it can read as well."""
     read, write = open_tokenizers(home)
     vocabulary = read.get_vocab()
     unk = next((vocabulary[name] for name in ("<unk>", "[UNK]") if name in vocabulary), None)
     config = model.config
+    longest, most = config.max_position_embeddings, None
+    if guide is not None:
+        longest = min(longest, guide.longest)
+    if isinstance(guide, Autoregressive) and rows:
+        most = guide.longest + 1 - len(guide.begin(rows[0].target))
     return encode(
-        rows, (read, write), slots=config.slots_per_token, longest=config.max_position_embeddings, unknown=unk,
-        places=kind_of(model).places,
+        rows, (read, write), slots=config.slots_per_token, longest=longest, unknown=unk, places=kind_of(model).places,
+        most=most,
     )  # fmt: skip
 
 

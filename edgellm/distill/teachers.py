@@ -115,6 +115,23 @@ class Autoregressive:
                 said[i] = self.write.decode(ids, skip_special_tokens=True)
         return said
 
+    def begin(self, target: str) -> tuple[int, ...]:
+        """Return the ids that are read before an output's first token: the start, and what the tokenizer puts there.
+
+        Args:
+            target: any output.
+
+        Raises:
+            InputError: the configuration does not name the start.
+
+        """
+        start = getattr(self.model.config, "decoder_start_token_id", None)
+        if start is None:
+            raise InputError(f"The config.json of {self.folder} has no decoder_start_token_id.")
+        encoding = self.write.encode(target)
+        first = next((i for i, special in enumerate(encoding.special_tokens_mask) if not special), 0)
+        return (int(start), *encoding.ids[:first])
+
 
 class OnePassTeacher:
     """A teacher that answers in one pass; see `Teacher`.

@@ -67,10 +67,10 @@ class MaskPredictOutput(ModelOutput):
 
     Attributes:
         loss: mean over the batch, where labels were given.
-        logits: [batch, slots, vocabulary] of the last pass.
+        logits: [batch, slots, vocabulary] of the last pass; while it learns, [batch, outputs, vocabulary] of the one there is.
         ids: int64 [batch, slots]; pad_token_id beyond the length.
         scores: [batch, slots], the probability of each id when it was filled in; 1 beyond the length.
-        slot_mask: [batch, slots], 1 up to the length.
+        slot_mask: [batch, slots], 1 up to the length; while it learns, [batch, outputs], true for what was masked.
 
     """
 
@@ -124,10 +124,8 @@ class MaskPredictForSeq2Seq(BertPreTrainedModel):
         weight = mask.to(states.dtype).unsqueeze(1)
         lengths = self.length(torch.bmm(weight, states).squeeze(1) / weight.sum(-1))
         if labels is not None:
-            loss = self._learn(states, mask, lengths, labels)
-            if self.training:
-                return MaskPredictOutput(loss=loss)
-            return self._fill(states, mask, lengths, loss)
+            learned = self._learn(states, mask, lengths, labels)
+            return learned if self.training else self._fill(states, mask, lengths, learned.loss)
         return self._fill(states, mask, lengths, None)
 
     def _fill(
@@ -170,7 +168,7 @@ class MaskPredictForSeq2Seq(BertPreTrainedModel):
 
     def _learn(
         self, states: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> MaskPredictOutput:
         real = labels != IGNORED
         count = real.sum(-1)
         if self.training:
@@ -187,7 +185,8 @@ class MaskPredictForSeq2Seq(BertPreTrainedModel):
             logits.flatten(0, 1), labels.masked_fill(~hidden, IGNORED).flatten(), ignore_index=IGNORED,
             label_smoothing=0.1 if self.training else 0.0,
         )  # fmt: skip
-        return tokens + LENGTH_WEIGHT * functional.cross_entropy(lengths, count.clamp(max=lengths.shape[-1] - 1))
+        loss = tokens + LENGTH_WEIGHT * functional.cross_entropy(lengths, count.clamp(max=lengths.shape[-1] - 1))
+        return MaskPredictOutput(loss=loss, logits=logits, slot_mask=hidden)
 
 
 def register() -> None:

@@ -10,11 +10,15 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 import edgellm
+from edgellm.core.training import Training
+from edgellm.distill.kinds import opened
+from edgellm.distill.onepass import answers
 from edgellm.distill.pairs import open_tokenizers
+from edgellm.distill.sequences import distill_sequences
 from edgellm.errors import GateError, UsageError
 from edgellm.models.ctc import IGNORED, CtcForSeq2Seq
 from edgellm.runtime import Bundle, Session
-from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict
+from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, write_pairs, write_tokenizers
 
 pytestmark = pytest.mark.integration
 
@@ -114,3 +118,24 @@ def test_a_model_of_masks_fills_them_in_one_graph(tmp_path: Path, formats: tuple
         assert artifact.agreement is not None
         assert artifact.agreement.exact == 1.0
         assert json.dumps(Session.open(built, format=artifact.id)("kettle").value)
+
+
+def test_a_distilled_model_of_masks_answers_from_text(tmp_path: Path) -> None:
+    words = list(WORDS)
+    student = tmp_path / "student"
+    found = distill_sequences(
+        teacher=None, student="mask-tiny", data=write_pairs(tmp_path / "train.tsv", words[:40]), out=student,
+        dev=write_pairs(tmp_path / "dev.tsv", words[40:]), tokenizer=write_tokenizers(tmp_path / "tokenizer"), longest=24,
+        training=Training(epochs=60, batch=4, rate=1e-3, weight_decay=0.0, threads=1), quiet=True,
+    )  # fmt: skip
+    assert found is not None
+    assert found.trained.status == "finished"
+    built = edgellm.build(
+        student, target="linux-x86_64", formats=["onnx"], scheme="fp32", seq_len=(24,), out=tmp_path / "bundle"
+    )
+    assert built.manifest.task == "mask-predict-seq2seq"
+    read, write = open_tokenizers(student)
+    expected = [write.decode(list(ids)) for ids in answers(opened(student), read, words)]
+    session = Session.open(built)
+    assert [session(word).value["text"] for word in words] == expected
+    assert len({text for text in expected if text}) > 10
