@@ -58,9 +58,13 @@ def observe(wrapped: nn.Module, signals: Signals, *, types: bool) -> Callable[..
 
     def see(input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None) -> Seen:
         given = {"token_type_ids": token_type_ids} if types and token_type_ids is not None else {}
-        output: Any = model.model(input_ids=input_ids, attention_mask=attention_mask, **given, **asked)
+
+        def run() -> Any:
+            return model.model(input_ids=input_ids, attention_mask=attention_mask, **given, **asked)
+
+        output, attention = relations(run) if relations else (run(), ())
         states = tuple(getattr(output, "hidden_states", None) or ()) if signals.hidden else ()
-        attention = tuple(getattr(output, "attentions", None) or ()) if maps else relations() if relations else ()
+        attention = tuple(getattr(output, "attentions", None) or ()) if maps else attention
         for name, on, found in (("hidden states", signals.hidden, states), ("attention maps", maps, attention)):
             if on and not found:
                 raise InputError(f"{type(model.model).__name__} does not show its {name}.")
@@ -97,8 +101,8 @@ def check_maps(student: Seen, teacher: Seen) -> None:
                 )
 
 
-def _last_attention(model: nn.Module) -> Callable[[], tuple[torch.Tensor, ...]]:
-    """Return what gives the queries, keys and values that the last layer made in the last pass.
+def _last_attention(model: nn.Module) -> Callable[[Callable[[], Any]], tuple[Any, tuple[torch.Tensor, ...]]]:
+    """Return what makes a pass, and gives its output with the queries, keys and values that the last layer made in it.
 
     Raises:
         InputError: they do not come of three linears that are known by name.
@@ -114,27 +118,28 @@ def _last_attention(model: nn.Module) -> Callable[[], tuple[torch.Tensor, ...]]:
             f"{type(model).__name__} has no linears of queries, keys and values that are known by name.",
             hint="Compare attention maps instead (--attend maps), or hidden states alone.",
         )
-    calls: list[list[torch.Tensor]] = [[] for _ in found]
 
-    def keep(i: int) -> Callable[[nn.Module, object, torch.Tensor], None]:
-        def hook(module: nn.Module, args: object, output: torch.Tensor) -> None:
-            calls[i].append(output)
+    def watched(run: Callable[[], Any]) -> tuple[Any, tuple[torch.Tensor, ...]]:
+        calls: list[list[torch.Tensor]] = [[] for _ in found]
 
-        return hook
+        def keep(outputs: list[torch.Tensor]) -> Callable[[nn.Module, object, torch.Tensor], None]:
+            return lambda module, args, output: outputs.append(output)
 
-    for i, (_, linear) in enumerate(found):
-        linear.register_forward_hook(keep(i))
-
-    def last() -> tuple[torch.Tensor, ...]:
+        # For this pass alone: what other passes make would be kept for as long as the model is.
+        handles = [
+            linear.register_forward_hook(keep(outputs)) for outputs, (_, linear) in zip(calls, found, strict=True)
+        ]
+        try:
+            output = run()
+        finally:
+            for handle in handles:
+                handle.remove()
         # Values are made once in each layer that has these linears (ALBERT's layers share theirs). DeBERTa's queries and
         # keys are made of positions too, after those of tokens.
         layers = len(calls[-1])
-        made = tuple(outputs[len(outputs) // layers * (layers - 1)] for outputs in calls)
-        for outputs in calls:
-            outputs.clear()
-        return made
+        return output, tuple(outputs[len(outputs) // layers * (layers - 1)] for outputs in calls)
 
-    return last
+    return watched
 
 
 def _make_eager(model: nn.Module) -> None:

@@ -143,6 +143,14 @@ def test_other_widths_and_head_numbers_take_a_projection_and_relations(
         learner(student, teacher, Signals(hard=0.0, attention=1.0, attend="maps"))
 
 
+def test_nothing_is_kept_of_a_pass_that_compares_nothing(family: Callable[[str], SourceModel]) -> None:
+    source = family("BERT")
+    made = learner(source, source, Signals(hard=0.0, attention=1.0)).train()
+    made(IDS, MASK, torch.zeros(2))["loss"].backward()
+    for side in (made.student, made._teacher[0]):
+        assert not any(module._forward_hooks for module in side.modules() if isinstance(module, torch.nn.Linear))
+
+
 def test_labels_alone_are_learned_without_the_teacher(model: Callable[[str], Path]) -> None:
     source = read(model("classifier"))
     alone = learner(source, source, Signals(hard=1.0, hidden=0.0), kind="label").eval()
