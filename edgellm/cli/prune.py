@@ -65,7 +65,7 @@ def prune(
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(strict.plain(found), ensure_ascii=False, allow_nan=False))
-    elif not quiet:
+    else:
         click.echo(shown(found))
 
 

@@ -8,6 +8,7 @@ Zeros strewn among the weights, as unstructured pruning leaves them, make no eng
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import warnings
@@ -125,6 +126,12 @@ def gate(quality: Quality, setup: Setup) -> None:
 
     """
     options = setup.options
+    if not math.isfinite(quality.lost.points):
+        raise GateError(
+            f"What {setup.source.name} loses of {quality.metric} by --sparsity {options.sparsity:g} is no number, on {quality.n} "
+            f"examples of {quality.data}. Nothing was written.",
+            hint="Remove less, or measure on other examples.",
+        )
     if quality.lost.points > options.max_drop:
         longer = "Recover it with more epochs" if options.recover else "Recover it by distillation (--recover EPOCHS)"
         raise GateError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,25 @@ def test_a_loss_above_the_bound_fails(tmp_path: Path) -> None:
     assert "m loses 2.0 points of accuracy by --sparsity 0.4" in str(error.value)
     assert "Nothing was written." in str(error.value)
     gate(dataclasses.replace(QUALITY, lost=Drop(1.5, 0.0, 3.0)), setup)
+
+
+@pytest.mark.parametrize("points", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_fails(tmp_path: Path, points: float) -> None:
+    setup = checked(Options(str(model_folder(tmp_path / "m")), 0.4, max_drop=1e9, out=str(tmp_path / "o")))
+    with pytest.raises(GateError) as error:
+        gate(dataclasses.replace(QUALITY, lost=Drop(points, 0.0, 0.0)), setup)
+    assert "is no number" in str(error.value)
+    assert "Nothing was written." in str(error.value)
+
+
+def test_quiet_is_without_progress_but_not_without_the_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prune(options: Options, say: Callable[[str], None]) -> Pruned:
+        say("round 1 of 8")
+        return FOUND
+
+    monkeypatch.setattr("edgellm.prune.prune", prune)
+    done, loud = (call(capsys, "prune", "m", "--sparsity", "0.4", *more) for more in (["--quiet"], []))
+    assert (done.out, done.err) == (f"{shown(FOUND)}\n", "")
+    assert (loud.out, loud.err) == (f"{shown(FOUND)}\n", "round 1 of 8\n")
