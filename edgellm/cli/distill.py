@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from edgellm.core import strict
-from edgellm.core.distill import Distilled, DistilledEncoder
+from edgellm.core.distill import ATTENDS, MATCHES, Distilled, DistilledEncoder
 from edgellm.core.training import SCHEDULES, Trained, Training
 from edgellm.errors import UsageError
 
@@ -28,7 +28,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--rate", type=float, default=5e-4, show_default=True, help="The highest learning rate."),
             click.option("--schedule", default="cosine", show_default=True, help=f"{', '.join(SCHEDULES)}."),
-            click.option("--warmup", type=float, default=0.05, show_default=True, help="Part of all steps."),
+            click.option("--warmup", type=float, help="Part of all steps in which the rate rises; 0.05 if left out."),
             click.option("--weight-decay", type=float, default=0.01, show_default=True, help="Of AdamW."),
             click.option("--patience", type=int, help="Evaluations without a better dev score after which it ends."),
             click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
@@ -44,7 +44,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 _PAIRS = ("unlabelled", "labels", "part", "no_gold", "beams", "slots", "longest", "refinements", "soft", "tokenizer")
 """Options of students that make sequences."""
 
-_SIGNALS = ("hard", "hidden", "attention")
+_SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
 """Options of students that classify, tag or embed."""
 
 
@@ -87,8 +87,15 @@ _SIGNALS = ("hard", "hidden", "attention")
 )
 @click.option("--temperature", type=float, help="Of the teacher's answers or probabilities; 2 if left out.")
 @click.option("--hard", type=float, default=0.5, show_default=True, help="Others: share of people's labels, 0 to 1.")
+@click.option("--smoothing", type=float, default=0.0, show_default=True, help="Others: of people's labels, 0 to 0.9.")
 @click.option("--hidden", type=float, default=1.0, show_default=True, help="Others: weight of hidden states.")
+@click.option(
+    "--match", default="mse", show_default=True, help=f"Others: how these are compared: {', '.join(MATCHES)}."
+)
 @click.option("--attention", type=float, default=0.0, show_default=True, help="Others: weight of attention.")
+@click.option(
+    "--attend", default="relations", show_default=True, help=f"Others: what of it is compared: {', '.join(ATTENDS)}."
+)
 @training_options
 @click.option("--out", type=_PATH, required=True, help="Folder for the student.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -98,7 +105,7 @@ def distill(
     context: click.Context, /, teacher: Path | None, student: str, data: Path, dev: Path | None, test: Path | None,
     tokenizer: Path | None, unlabelled: Path | None, labels: Path | None, part: str | None, no_gold: bool,
     beams: int | None, slots: int | None, longest: int | None, refinements: int | None, soft: float,
-    temperature: float | None, hard: float, hidden: float, attention: float,
+    temperature: float | None, hard: float, smoothing: float, hidden: float, match: str, attention: float, attend: str,
     out: Path, quiet: bool, as_json: bool, **training: Any,
 ) -> None:  # fmt: skip
     """Train a student that answers in one forward pass, from a teacher's answers and from people's.
@@ -118,8 +125,8 @@ def distill(
             raise UsageError("Without --teacher there is nothing to distil.", hint="Name its folder.")
         made = distill_encoder(
             teacher, out, student=int(student) if student.isdigit() else Path(student), data=data, dev=dev, test=test,
-            temperature=2.0 if temperature is None else temperature, hard=hard, hidden=hidden,
-            attention=attention, training=options, quiet=silent,
+            temperature=2.0 if temperature is None else temperature, hard=hard, smoothing=smoothing, hidden=hidden,
+            match=match, attention=attention, attend=attend, training=options, quiet=silent,
         )  # fmt: skip
         click.echo(_json(made) if as_json else shown_encoder(made))
         return

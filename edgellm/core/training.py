@@ -16,6 +16,13 @@ SCHEDULES = {
 """Learning-rate schedules."""
 
 
+IGNORED = -100
+"""Label that is not learned: of a padded place, or of what has none."""
+
+WARMUP = 0.05
+"""Part of all steps in which the rate rises, where nothing is asked for."""
+
+
 @dataclass(frozen=True)
 class Training:
     """Options of a training.
@@ -25,7 +32,7 @@ class Training:
         batch: examples in a step, on each device.
         rate: the highest learning rate.
         schedule: a key of `SCHEDULES`.
-        warmup: part of all steps in which the rate rises.
+        warmup: part of all steps in which the rate rises; `WARMUP` if None. A plateau has none.
         weight_decay: of AdamW.
         patience: evaluations without a better dev score after which it ends; None goes through all epochs.
         seed: of everything random.
@@ -42,7 +49,7 @@ class Training:
     batch: int = 64
     rate: float = 5e-4
     schedule: str = "cosine"
-    warmup: float = 0.05
+    warmup: float | None = None
     weight_decay: float = 0.01
     patience: int | None = None
     seed: int = 0
@@ -55,13 +62,22 @@ class Training:
             raise unknown("schedule", self.schedule, SCHEDULES)
         for name, value, low, high in (
             ("epochs", self.epochs, 1, 100_000), ("batch", self.batch, 1, 1_000_000), ("rate", self.rate, 1e-12, 10.0),
-            ("warmup", self.warmup, 0.0, 0.9), ("weight-decay", self.weight_decay, 0.0, 10.0),
+            ("warmup", self.rising, 0.0, 0.9), ("weight-decay", self.weight_decay, 0.0, 10.0),
             ("patience", 1 if self.patience is None else self.patience, 1, 100_000), ("seed", self.seed, 0, 2**32 - 1),
             ("threads", 1 if self.threads is None else self.threads, 1, 1024),
             ("seconds", 1.0 if self.seconds is None else self.seconds, 1.0, math.inf),
         ):  # fmt: skip
             if not low <= value <= high:
                 raise UsageError(f"--{name} is {value:g}; it goes from {low:g} to {high:g}.")
+        if self.schedule == "plateau" and self.warmup is not None:
+            raise UsageError(
+                "--warmup has no use with --schedule plateau, whose rate begins at its highest.", hint="Leave it out."
+            )
+
+    @property
+    def rising(self) -> float:
+        """Part of all steps in which the rate rises, where the schedule has such a part."""
+        return WARMUP if self.warmup is None else self.warmup
 
 
 @dataclass(frozen=True)

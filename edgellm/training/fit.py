@@ -148,7 +148,7 @@ def _arguments(
         output_dir=str(checkpoints), num_train_epochs=training.epochs, per_device_train_batch_size=training.batch,
         per_device_eval_batch_size=training.batch, learning_rate=training.rate,
         lr_scheduler_type="reduce_lr_on_plateau" if plateau else training.schedule,
-        lr_scheduler_kwargs=falls if plateau else None, warmup_steps=training.warmup, weight_decay=training.weight_decay,
+        lr_scheduler_kwargs=falls if plateau else None, warmup_steps=training.rising, weight_decay=training.weight_decay,
         seed=training.seed, train_sampling_strategy="group_by_length", eval_strategy="steps", eval_steps=1,
         save_strategy="steps", save_steps=1, save_total_limit=_KEEPS, load_best_model_at_end=True,
         metric_for_best_model=metric, greater_is_better=not lower_is_better, report_to=[], label_names=["labels"],
@@ -164,7 +164,8 @@ def _arguments(
 
 def _decisive(training: Training) -> dict[str, object]:
     """Return the options that decide what comes out."""
-    return {name: value for name, value in vars(training).items() if name not in ("threads", "seconds", "deepspeed")}
+    options = {name: value for name, value in vars(training).items() if name not in ("threads", "seconds", "deepspeed")}
+    return {**options, "warmup": training.rising}
 
 
 def _curve(history: Sequence[Mapping[str, float]]) -> tuple[Step, ...]:

@@ -35,6 +35,20 @@ PAUSED = Trained("paused", 3, 10, 0, "token_errors", None, 3.0, 4.0, ())
         (["--student", "ctc-tiny", "--data", "x", "--dev", "y", "--part", "half"], "--part half is no part"),
         (["--student", "ctc-tiny", "--data", "x", "--dev", "y", "--schedule", "cosin"], "Did you mean 'cosine'"),
         (["--student", "ctc-tiny", "--data", "x", "--dev", "y", "--rate", "nan"], "--rate is nan"),
+        (
+            ["--student", "ctc-tiny", "--data", "x", "--schedule", "plateau", "--warmup", "0.05"],
+            "--warmup has no use with --schedule plateau",
+        ),
+        (
+            ["--student", "3", "--teacher", "t", "--data", "x", "--soft", "1"],
+            "--soft has no use for a student that class",
+        ),
+        (
+            ["--student", "mask-tiny", "--data", "x", "--match", "mse"],
+            "--match has no use for a student that makes seq",
+        ),
+        (["--student", "3", "--teacher", "t", "--data", "x", "--attend", "map"], "Did you mean 'maps'"),
+        (["--student", "3", "--teacher", "t", "--data", "x", "--smoothing", "1"], "--smoothing is 1; it goes from 0"),
     ],
 )
 def test_a_wrong_option_is_refused(args: list[str], said: str, tmp_path: Path) -> None:
