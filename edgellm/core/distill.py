@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from edgellm.core.training import Trained
 from edgellm.errors import UsageError, unknown
 
+DISTILLED = ("text-classification", "token-classification", "feature-extraction")
+"""Tasks whose encoders are distilled."""
+
 
 @dataclass(frozen=True)
 class Score:

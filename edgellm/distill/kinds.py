@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
+from edgellm.core.training import IGNORED
 from edgellm.distill.students import CTC_TYPE, MASK_PREDICT_TYPE, STUDENTS, type_of
 from edgellm.errors import InputError, UsageError
-from edgellm.models.ctc import IGNORED, CtcConfig, CtcForSeq2Seq
+from edgellm.models.ctc import CtcConfig, CtcForSeq2Seq
 from edgellm.models.mask_predict import MaskPredictConfig, MaskPredictForSeq2Seq
 from edgellm.stages.load import load
 from edgellm.stages.source import check_folder, read_source

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from edgellm.core.distill import DISTILLED
 from edgellm.core.manifest import TaskOptions
-from edgellm.distill.losses import IGNORED
+from edgellm.core.training import IGNORED
 from edgellm.errors import InputError, UsageError
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.stages.examples import read_examples, strings_in
@@ -24,9 +25,6 @@ from edgellm.tasks import Encoding, Example, Task
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-DISTILLED = ("text-classification", "token-classification", "feature-extraction")
-"""Tasks whose encoders are distilled."""
 
 HELD_BACK = 10
 """One in so many texts is for dev where no dev file is given."""
@@ -120,6 +118,33 @@ def encode(
     return rows
 
 
+def tags(raw: object, gold: object, encoding: Encoding, options: TaskOptions, *, first: bool) -> list[int]:
+    """Return a label for each token of a pass: a word's for its first one, as the task decodes it, IGNORED for all others.
+
+    Args:
+        raw: with "words", spans of the text.
+        gold: the words' labels; None where they are not known.
+        encoding: of the pass.
+        options: with the labels.
+        first: whether it is the text's first pass.
+
+    """
+    labels = [IGNORED] * len(encoding.ids)
+    if not isinstance(raw, Mapping) or gold is None:
+        return labels
+    tokens = [i for i, text in enumerate(encoding.texts) if text is not None]
+    if not tokens:
+        return labels
+    # The first window has the text's beginning, even where its first letter is no token: an accent that is dropped.
+    begins, ends = 0 if first else encoding.offsets[tokens[0]][0], [encoding.offsets[i][1] for i in tokens]
+    for (start, end), tag in zip(raw["words"], cast("Sequence[str]", gold), strict=True):
+        at = bisect_right(ends, start)
+        # A window may begin inside a word, whose first token is then in the one before.
+        if start >= begins and at < len(tokens) and encoding.offsets[tokens[at]][0] < end:
+            labels[tokens[at]] = options.labels.index(tag)
+    return labels
+
+
 def collate(pad: int) -> Callable[[list[dict[str, object]]], dict[str, torch.Tensor]]:
     """Return what makes a batch of rows: int64 [B, T] tensors padded at the end, an attention mask, and labels.
 
@@ -189,7 +214,7 @@ def _labels(
     if kind == "vector":
         return 0.0  # nothing is compared with it
     if kind == "tags":
-        return _tags(raw, gold, encoding, options, first=first)
+        return tags(raw, gold, encoding, options, first=first)
     if kind == "label":
         return IGNORED if gold is None else options.labels.index(str(gold))
     if gold is None:
@@ -197,24 +222,6 @@ def _labels(
     if kind == "number":
         return [float(cast(float, gold))]
     return [float(label in cast("tuple[str, ...]", gold)) for label in options.labels]
-
-
-def _tags(raw: object, gold: object, encoding: Encoding, options: TaskOptions, *, first: bool) -> list[int]:
-    """Return a label for each token: a word's for its first one, as the task decodes it, and IGNORED for all others."""
-    labels = [IGNORED] * len(encoding.ids)
-    if not isinstance(raw, Mapping) or gold is None:
-        return labels
-    tokens = [i for i, text in enumerate(encoding.texts) if text is not None]
-    if not tokens:
-        return labels
-    # The first window has the text's beginning, even where its first letter is no token: an accent that is dropped.
-    begins, ends = 0 if first else encoding.offsets[tokens[0]][0], [encoding.offsets[i][1] for i in tokens]
-    for (start, end), tag in zip(raw["words"], cast("Sequence[str]", gold), strict=True):
-        at = bisect_right(ends, start)
-        # A window may begin inside a word, whose first token is then in the one before.
-        if start >= begins and at < len(tokens) and encoding.offsets[tokens[at]][0] < end:
-            labels[tokens[at]] = options.labels.index(tag)
-    return labels
 
 
 def _whole(example: Example) -> str:

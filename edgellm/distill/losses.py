@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-IGNORED = -100
-"""Label that is not learned."""
+from edgellm.core.training import IGNORED
 
 
 def layer_map(student: int, teacher: int) -> tuple[int, ...]:

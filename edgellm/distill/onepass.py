@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from torch.nn.utils.rnn import pad_sequence
 
 from edgellm.core.distill import Score
+from edgellm.core.training import IGNORED
 from edgellm.distill.kinds import Kind, OnePass, kind_of
 from edgellm.distill.pairs import Pair, open_tokenizers
-from edgellm.models.ctc import IGNORED
 from edgellm.tasks._ctc import edits
 
 _BATCH = 256

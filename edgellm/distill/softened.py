@@ -13,11 +13,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from edgellm.core.training import IGNORED
 from edgellm.distill.kinds import OnePass
 from edgellm.distill.losses import soft_labels
 from edgellm.distill.teachers import Autoregressive, OnePassTeacher, Teacher
 from edgellm.errors import InputError, UsageError
-from edgellm.models.ctc import IGNORED, CtcForSeq2Seq, CtcOutput
+from edgellm.models.ctc import CtcForSeq2Seq, CtcOutput
 from edgellm.models.mask_predict import MaskPredictForSeq2Seq, MaskPredictOutput
 
 Taught = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

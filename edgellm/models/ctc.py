@@ -23,8 +23,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertPreTrainedModel
 from transformers.utils import ModelOutput
 
-IGNORED = -100
-"""Label of a padded place."""
+from edgellm.core.training import IGNORED
 
 
 class CtcConfig(transformers.BertConfig):

@@ -18,7 +18,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertPreTrainedModel
 from transformers.utils import ModelOutput
 
-from edgellm.models.ctc import IGNORED, Layers
+from edgellm.core.training import IGNORED
+from edgellm.models.ctc import Layers
 
 UNSAID = -30.0
 """Added to the logits of what stands for no token; finite, for what quantizes."""

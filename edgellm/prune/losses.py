@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgellm.core.training import IGNORED
 from edgellm.distill import pairs
+from edgellm.distill.labelled import tags
 from edgellm.errors import InputError
-from edgellm.models.ctc import IGNORED, ctc_loss
+from edgellm.models.ctc import ctc_loss
 from edgellm.prune.importance import Batch
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.stages.source import SourceModel
@@ -58,8 +59,8 @@ def items(source: SourceModel, examples: Sequence[Example], max_tokens: int) -> 
     task, made = load_task(source.task), []
     for example in examples:
         for raw in example.inputs:
-            for encoding in task.encode(raw, tokenizer, source.options):
-                target = _target(source, example, raw, encoding)
+            for number, encoding in enumerate(task.encode(raw, tokenizer, source.options)):
+                target = _target(source, example, raw, encoding, first=number == 0)
                 if not isinstance(target, tuple) or any(each != IGNORED for each in target):
                     made.append(Item(encoding.ids, encoding.type_ids, target))
     if not made:
@@ -150,8 +151,8 @@ def _tags(source: SourceModel, model: nn.Module, group: Sequence[Item], seed: in
     logits = _output(source, model, group)
     targets = torch.full(logits.shape[:2], IGNORED)
     for row, item in enumerate(group):
-        tags = cast("tuple[int, ...]", item.target)
-        targets[row, : len(tags)] = torch.tensor(tags)
+        given = cast("tuple[int, ...]", item.target)
+        targets[row, : len(given)] = torch.tensor(given)
     each = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
     return each.sum(1) / (targets != IGNORED).sum(1)
 
@@ -183,30 +184,17 @@ _LOSSES: dict[str, Callable[[SourceModel, nn.Module, Sequence[Item], int], torch
 }
 
 
-def _target(source: SourceModel, example: Example, raw: object, encoding: Encoding) -> object:
+def _target(source: SourceModel, example: Example, raw: object, encoding: Encoding, *, first: bool) -> object:
     labels, gold = source.options.labels, example.gold
     if source.task == "feature-extraction":
         return None
     if source.task == "token-classification":
-        spans = cast("dict[str, Any]", raw)["words"]
-        return _tags_of(spans, [labels.index(tag) for tag in cast("tuple[str, ...]", gold)], encoding)
+        return tuple(tags(raw, gold, encoding, source.options, first=first))
     if source.options.scores == "softmax":
         return labels.index(cast(str, gold))
     if source.options.scores == "none":
         return [cast(float, gold)]
     return [float(label in cast("tuple[str, ...]", gold)) for label in labels]
-
-
-def _tags_of(spans: Sequence[Sequence[int]], tags: Sequence[int], encoding: Encoding) -> tuple[int, ...]:
-    """Return the tag of each word at its first token, as it is read from there, and IGNORED at the others."""
-    found = [IGNORED] * len(encoding.ids)
-    ends = [end for _, end in encoding.offsets]
-    places = [place for place, text in enumerate(encoding.texts) if text is not None]
-    for (start, end), tag in zip(spans, tags, strict=True):
-        at = bisect_right(places, start, key=lambda place: ends[place])
-        if at < len(places) and encoding.offsets[places[at]][0] < end:
-            found[places[at]] = tag
-    return tuple(found)
 
 
 def _ctc(source: SourceModel, examples: Sequence[Example], max_tokens: int) -> list[Item]:

@@ -10,13 +10,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 import edgellm
-from edgellm.core.training import Training
+from edgellm.core.training import IGNORED, Training
 from edgellm.distill.kinds import opened
 from edgellm.distill.onepass import answers
 from edgellm.distill.pairs import open_tokenizers
 from edgellm.distill.sequences import distill_sequences
 from edgellm.errors import GateError, UsageError
-from edgellm.models.ctc import IGNORED, CtcForSeq2Seq
+from edgellm.models.ctc import CtcForSeq2Seq
 from edgellm.runtime import Bundle, Session
 from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, write_pairs, write_tokenizers
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from edgellm.core.distill import DISTILLED
 from edgellm.core.manifest import TaskOptions
-from edgellm.distill.labelled import DISTILLED, Texts, collate, encode, kind_of, read_parts, scored
-from edgellm.distill.losses import IGNORED
+from edgellm.core.training import IGNORED
+from edgellm.distill.labelled import Texts, collate, encode, kind_of, read_parts, scored
 from edgellm.errors import InputError, UsageError
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.tasks import Example, load_task, task_names

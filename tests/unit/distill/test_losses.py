@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, softmax
 from torch import nn
 
+from edgellm.core.training import IGNORED
 from edgellm.distill import losses
 
 B, T, W, L, H = 3, 5, 8, 4, 2
@@ -84,7 +85,7 @@ def test_answers_that_are_the_teacher_s_cost_nothing(scores: str) -> None:
 
 
 def test_hard_labels_are_cross_entropy_with_smoothing() -> None:
-    x, labels = random(B, L), torch.tensor([2, losses.IGNORED, 0])
+    x, labels = random(B, L), torch.tensor([2, IGNORED, 0])
     log_q, smoothing = log_softmax(x.numpy(), -1), 0.1
     wanted = np.mean([-(1 - smoothing) * log_q[i, y] - smoothing * log_q[i].mean() for i, y in ((0, 2), (2, 0))])
     assert float(losses.hard_labels(x, labels, smoothing=smoothing)) == pytest.approx(wanted)
@@ -104,7 +105,7 @@ def test_hard_labels_of_several_labels_and_of_numbers_pass_over_what_is_not_labe
 @pytest.mark.parametrize(
     ("labels", "scores"),
     [
-        (torch.full((B,), losses.IGNORED), "softmax"),
+        (torch.full((B,), IGNORED), "softmax"),
         (torch.full((B, L), math.nan), "sigmoid"),
         (torch.full((B, L), math.nan), "none"),
     ],

@@ -10,14 +10,13 @@ import torch
 from tokenizers import Tokenizer, processors
 from torch.nn import functional
 
-from edgellm.core.training import Training
+from edgellm.core.training import IGNORED, Training
 from edgellm.distill.kinds import OnePass, fresh, opened
 from edgellm.distill.pairs import open_tokenizers
 from edgellm.distill.sequences import distill_sequences
 from edgellm.distill.softened import Softened
 from edgellm.distill.teachers import Autoregressive, Teacher, open_teacher
 from edgellm.errors import InputError, UsageError
-from edgellm.models.ctc import IGNORED
 from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, tiny_teacher, write_pairs
 
 IDS = torch.tensor([[4, 5, 6, 7, 8], [9, 10, 11, 0, 0]])

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgellm.models.ctc import IGNORED, CtcConfig, CtcForSeq2Seq, ctc_loss
+from edgellm.core.training import IGNORED
+from edgellm.models.ctc import CtcConfig, CtcForSeq2Seq, ctc_loss
 from edgellm.tasks._ctc import collapse
 from tests.sequences import tiny_ctc
 

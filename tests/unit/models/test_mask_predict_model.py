@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgellm.models.ctc import IGNORED
+from edgellm.core.training import IGNORED
 from edgellm.models.mask_predict import MaskPredictForSeq2Seq
 from tests.sequences import tiny_mask_predict
 
