@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +18,12 @@ from edgellm.errors import InputError, UsageError
 from edgellm.runtime.tokenizer import Tokenizer
 from edgellm.stages.examples import read_examples, strings_in
 from edgellm.stages.rows import KINDS
-from edgellm.stages.texts import ensure_disjoint, read_corpus
+from edgellm.stages.texts import ensure_disjoint, is_held_back, read_corpus
 from edgellm.tasks import Encoding, Example, Task
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-HELD_BACK = 10
-"""One in so many texts is for dev where no dev file is given."""
 
 
 _KINDS = {"softmax": "label", "sigmoid": "labels", "none": "number"}
@@ -83,7 +79,7 @@ def read_parts(data: Path, dev: Path | None, test: Path | None, task: Task, opti
     parts = {"train": read_texts(data, task, options)}
     if dev is None:
         whole = parts["train"]
-        held = [_digest(example) % HELD_BACK == 0 for example in whole.examples]
+        held = [is_held_back(_whole(example)) for example in whole.examples]
         for name, keep in (("train", False), ("dev", True)):
             chosen = tuple(item for item, is_held in zip(whole.examples, held, strict=True) if is_held is keep)
             parts[name] = Texts(chosen, whole.labelled)
@@ -226,8 +222,3 @@ def _labels(
 
 def _whole(example: Example) -> str:
     return "\n".join(strings_in(example.inputs))
-
-
-def _digest(example: Example) -> int:
-    text = " ".join(_whole(example).lower().split())
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

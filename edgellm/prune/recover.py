@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 from edgellm.core.training import Training
 from edgellm.distill.encoders import distill_encoder
+from edgellm.distill.sequences import distill_sequences
 from edgellm.errors import GateError
-from edgellm.prune.setup import Setup
+from edgellm.prune.setup import SEQUENCES, Setup
 from edgellm.prune.write import write_beside
 from edgellm.stages.examples import texts_in
 from edgellm.stages.rows import read_placed
 from edgellm.stages.source import read_source
+from edgellm.stages.texts import is_held_back
 
 _BATCH = 32
+
+_SOFT = 1.0
+"""Weight of the source's probabilities, beside 1 for the pairs."""
 
 
 def recover(setup: Setup, pruned: Path, work: Path) -> Path:
@@ -33,13 +39,9 @@ def recover(setup: Setup, pruned: Path, work: Path) -> Path:
 
     """
     options, source = setup.options, setup.source
-    assert source.folder is not None
     out = work / "recovered"
     training = Training(epochs=options.recover, batch=_BATCH, rate=options.rate, seed=options.seed)
-    distill_encoder(
-        Path(source.folder), out, student=pruned, data=_data(setup, work), task=source.task, training=training,
-        quiet=options.quiet, max_tokens=setup.max_tokens,
-    )  # fmt: skip
+    (_sequences if source.task == SEQUENCES else _encoder)(setup, pruned, out, training)
     sizes = [
         read_source(str(folder), task=source.task, tokenizer=None, pooling=None, describe=lambda name: {}).parameters
         for folder in (pruned, out)
@@ -48,6 +50,35 @@ def recover(setup: Setup, pruned: Path, work: Path) -> Path:
         raise GateError(f"The distillation was to keep {sizes[0]:,} parameters, and wrote {sizes[1]:,}.")
     write_beside(source, out)
     return out
+
+
+def _encoder(setup: Setup, pruned: Path, out: Path, training: Training) -> None:
+    distill_encoder(
+        _whole(setup), out, student=pruned, data=_data(setup, out.parent), task=setup.source.task, training=training,
+        quiet=setup.options.quiet, max_tokens=setup.max_tokens,
+    )  # fmt: skip
+
+
+def _sequences(setup: Setup, pruned: Path, out: Path, training: Training) -> None:
+    """Train from pairs, and from what the source says in every slot."""
+    rows: dict[bool, list[str]] = {False: [], True: []}
+    for example in setup.chosen:
+        text = " ".join(str(example.inputs[0]).split())
+        for target in cast("tuple[str, ...]", example.gold):
+            if text and target:
+                rows[is_held_back(text)].append(f"{text}\t{target}\n")
+    paths = {name: out.parent / f"recover-{name}.tsv" for name in ("train", "dev")}
+    for path, lines in zip(paths.values(), rows.values(), strict=True):
+        path.write_text("".join(lines), encoding="utf-8")
+    distill_sequences(
+        teacher=_whole(setup), student=str(pruned), data=paths["train"], dev=paths["dev"], out=out, training=training,
+        soft=_SOFT, quiet=setup.options.quiet,
+    )  # fmt: skip
+
+
+def _whole(setup: Setup) -> Path:
+    assert setup.source.folder is not None
+    return Path(setup.source.folder)
 
 
 def _data(setup: Setup, work: Path) -> Path:

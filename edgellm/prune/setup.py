@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgellm.core.distill import DISTILLED
 from edgellm.core.prune import structures_of
 from edgellm.core.scheme import MIXED, resolve_schemes
 from edgellm.core.training import Training
@@ -16,7 +17,7 @@ from edgellm.prune.speed import host_target
 from edgellm.prune.write import check_out
 from edgellm.runtime import engines
 from edgellm.stages import texts
-from edgellm.stages.examples import read_examples, texts_in
+from edgellm.stages.examples import read_examples, strings_in, texts_in
 from edgellm.stages.plan import DEFAULT_LENGTHS, MAX_OVERLAP
 from edgellm.stages.rows import read_text
 from edgellm.stages.search_trial import Questions, labelled, split
@@ -25,8 +26,8 @@ from edgellm.targets import load_target
 from edgellm.tasks import Example, load_task
 from edgellm.texts import default_texts
 
-RECOVERED = ("text-classification", "token-classification", "feature-extraction")
-"""Tasks that a pruned model is distilled for."""
+SEQUENCES = "ctc-seq2seq"
+"""Task whose labelled examples are pairs."""
 
 _LABELLED = (".tsv", ".csv", ".jsonl", ".ndjson")
 
@@ -129,10 +130,10 @@ def checked(options: Options) -> Setup:
     source = read_source(
         options.model, task=options.task, tokenizer=options.tokenizer, pooling=options.pooling, describe=lambda name: {}
     )
-    if options.recover and source.task not in RECOVERED:
+    if options.recover and source.task not in (*DISTILLED, SEQUENCES):
         raise UsageError(
-            f"--recover does not train models of {source.task}; it does those of {', '.join(RECOVERED)}.",
-            hint="Train the pruned model on, as a student whose folder it is: edgellm distill --student.",
+            f"--recover does not train models of {source.task}; it does those of {', '.join((*DISTILLED, SEQUENCES))}.",
+            hint="Leave it out.",
         )
     if options.recover and (options.pooling is not None or options.tokenizer is not None):
         raise UsageError("--recover reads tokenizer and pooling from the model's own folder.", hint="Put them there.")
@@ -145,6 +146,11 @@ def checked(options: Options) -> Setup:
     source, longest = _lengths(source, options.max_tokens)
     chosen, places, about, confirm = _examples(options, source)
     texts.ensure_disjoint(data=texts_in(chosen), test=_texts(confirm))
+    if options.recover and len({texts.is_held_back("\n".join(strings_in(each.inputs))) for each in chosen}) < 2:
+        raise InputError(
+            f"--recover chooses its best step by a tenth of the examples, and there are {len(chosen)} in all.",
+            hint="Give more with --data.",
+        )
     scoring = chosen[:: max(1, -(-len(chosen) // options.samples))]
     return Setup(
         options, source, structures, out, longest, tuple(chosen), tuple(places), tuple(scoring),
@@ -229,7 +235,7 @@ def read_data(path: Path, source: SourceModel) -> list[Example]:
     if source.task == "feature-extraction" and path.is_file() and path.suffix.lower() not in _LABELLED:
         lines = dict.fromkeys(texts.read_calibration(path))
         return [Example((line,), None) for line in lines]
-    if source.task == "ctc-seq2seq" and _is_pairs(path):
+    if source.task == SEQUENCES and _is_pairs(path):
         return [Example((pair.text,), (" ".join(pair.target.split()),)) for pair in read_pairs(path)]
     return read_examples(path, load_task(source.task), source.options)
 

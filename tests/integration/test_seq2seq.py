@@ -17,6 +17,7 @@ from edgellm.distill.pairs import open_tokenizers
 from edgellm.distill.sequences import distill_sequences
 from edgellm.errors import GateError, UsageError
 from edgellm.models.ctc import CtcForSeq2Seq
+from edgellm.prune import Options, prune
 from edgellm.runtime import Bundle, Session
 from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, write_pairs, write_tokenizers
 
@@ -118,6 +119,31 @@ def test_a_model_of_masks_fills_them_in_one_graph(tmp_path: Path, formats: tuple
         assert artifact.agreement is not None
         assert artifact.agreement.exact == 1.0
         assert json.dumps(Session.open(built, format=artifact.id)("kettle").value)
+
+
+def test_what_is_left_of_a_pruned_model_learns_from_the_whole(student: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    found = prune(
+        Options(
+            str(student), 0.7, structure="heads,ffn,layers", data=str(write_pairs(tmp_path / "data.tsv", list(WORDS))),
+            out=str(out), max_drop=100.0, recover=40, rate=2e-3, measure=False, quiet=True,
+        )
+    )  # fmt: skip
+    assert found.quality.recovered is not None
+    smaller = opened(out)
+    assert smaller.num_parameters() == found.parameters.after < found.parameters.before
+    facts = json.loads((out / "training.json").read_text())
+    assert (facts["teacher"], facts["soft"], facts["trained"]["status"]) == (student.name, 1.0, "finished")
+    print(
+        "QQQ",
+        facts["trained"]["best"],
+        facts["trained"]["best_step"],
+        facts["dev"],
+        found.quality,
+        len(facts["trained"]["curve"]),
+        facts["trained"]["curve"][0],
+        facts["trained"]["curve"][-3:],
+    )
 
 
 def test_a_distilled_model_of_masks_answers_from_text(tmp_path: Path) -> None:

@@ -126,6 +126,24 @@ def test_pairs_are_read_as_a_distillation_reads_them(tmp_path: Path) -> None:
         assert found.chosen[0].gold == (f"b o o t {str(found.chosen[0].inputs[0]).split()[1]}",)
 
 
+def test_what_recovers_holds_some_back(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "m", architectures=["CtcForSeq2Seq"], slots_per_token=2)
+    options = Options(
+        str(model), 0.4, data=str(tmp_path / "data.tsv"), out=str(tmp_path / "o"), recover=1, measure=False
+    )
+    (tmp_path / "data.tsv").write_text("".join(f"boots {n}\tb o o t\n" for n in range(60)))
+    assert checked(options).options.recover == 1
+    (tmp_path / "data.tsv").write_text("".join(f"boots {n}\tb o o t\n" for n in range(4)))
+    with pytest.raises(InputError, match="best step by a tenth of the examples, and there are"):
+        checked(options)
+
+
+def test_what_has_no_distillation_is_not_recovered(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "m", architectures=["BertForQuestionAnswering"])
+    with pytest.raises(UsageError, match="--recover does not train models of question-answering"):
+        checked(Options(str(model), 0.4, recover=1, out=str(tmp_path / "o")))
+
+
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "m")
     with pytest.raises(UsageError, match="exists already, and is left alone"):

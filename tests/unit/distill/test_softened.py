@@ -106,6 +106,25 @@ def test_the_teacher_is_no_part_of_it_and_does_not_learn(tmp_path: Path) -> None
         assert float(chosen.loss) == float(made.student(IDS, MASK, LABELS).loss)
 
 
+def test_what_was_damaged_comes_back_without_a_label(tmp_path: Path) -> None:
+    teacher = open_teacher(tiny_ctc(tmp_path))
+    student = opened(tmp_path)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    made = softened(student, teacher)
+    before = added(made)[0]
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    for _ in range(40):
+        whole = made(IDS, MASK, LABELS).loss
+        loss = whole - student(IDS, MASK, LABELS).loss  # what the labels say is taken away
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert added(made)[0] < before / 10
+
+
 def test_who_answers_in_other_places_is_refused(tmp_path: Path) -> None:
     ctc, mask, slow = (write(tmp_path / write.__name__) for write in (tiny_ctc, tiny_mask_predict, tiny_teacher))
     for student, teacher, error, said in (
