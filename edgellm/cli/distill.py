@@ -124,7 +124,7 @@ def distill(
         if teacher is None:
             raise UsageError("Without --teacher there is nothing to distil.", hint="Name its folder.")
         made = distill_encoder(
-            teacher, out, student=int(student) if student.isdigit() else Path(student), data=data, dev=dev, test=test,
+            teacher, out, student=int(student) if student.isdecimal() else Path(student), data=data, dev=dev, test=test,
             temperature=2.0 if temperature is None else temperature, hard=hard, smoothing=smoothing, hidden=hidden,
             match=match, attention=attention, attend=attend, training=options, quiet=silent,
         )  # fmt: skip

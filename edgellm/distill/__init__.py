@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
-from edgellm.distill.students import CTC_TYPE, MASK_PREDICT_TYPE, type_of
-from edgellm.errors import MissingDependencyError
+from edgellm.distill.students import CTC_TYPE, MASK_PREDICT_TYPE, STUDENTS, type_of
+from edgellm.errors import MissingDependencyError, unknown
 
 NEEDED = ("torch", "transformers", "accelerate", "tokenizers", "safetensors")
 
@@ -25,8 +26,14 @@ def require() -> None:
 
 
 def makes_sequences(student: str) -> bool:
-    """Tell whether a student answers with another text: one by name, or a folder of such a model."""
-    found = type_of(student)
-    if found is None:
-        return student.startswith(("ctc", "mask"))  # a name with a typo
-    return found in (CTC_TYPE, MASK_PREDICT_TYPE)
+    """Tell whether a student answers with another text: one by name, or a folder of such a model.
+
+    Raises:
+        UsageError: it is neither a name, nor a folder, nor a number of layers.
+
+    """
+    if type_of(student) in (CTC_TYPE, MASK_PREDICT_TYPE):
+        return True
+    if student.isdecimal() or Path(student).is_dir():
+        return False
+    raise unknown("student", student, STUDENTS, hint="It is none of these, no number of layers, and no folder.")

@@ -27,6 +27,7 @@ from edgellm.distill.labelled import Texts, collate, encode, kind_of, metric_key
 from edgellm.distill.learner import Learner
 from edgellm.distill.shorten import copy_beside, save, shorten
 from edgellm.distill.sides import Side, pair, read_side
+from edgellm.distill.students import STUDENTS, teaches_sequences
 from edgellm.errors import UsageError
 from edgellm.stages.disk import disk_errors
 from edgellm.stages.examples import strings_in
@@ -71,6 +72,11 @@ def distill_encoder(
         MissingDependencyError: a library is not installed.
 
     """
+    if teaches_sequences(teacher):
+        raise UsageError(
+            f"{teacher} makes a text of another: a student that classifies, tags or embeds has nothing to learn from it.",
+            hint=f"Name a student that makes sequences: --student {', '.join(STUDENTS)}.",
+        )
     signals = Signals(temperature, hard, hidden, attention, match, attend, smoothing)
     check_out(out)
     prepare(training)

@@ -27,7 +27,7 @@ from edgellm.errors import InputError, UsageError, unknown
 from edgellm.stages.disk import disk_errors
 from edgellm.stages.source import licence_of
 from edgellm.stages.texts import ensure_disjoint
-from edgellm.training.fit import fit, prepare
+from edgellm.training.fit import fit, hush, prepare
 
 LABELS = "labels"
 """Folder beside the output that shards are kept in, unless another is named."""
@@ -85,7 +85,8 @@ def distill_sequences(
         teacher,
         {"unlabelled": unlabelled, "labels": labels, "no-gold": not gold, "beams": beams, "part": part, "soft": soft},
     )
-    heat = _heat(soft, temperature)
+    heat = _heat(soft, temperature, beams)
+    hush()
     guide = open_teacher(teacher) if teacher is not None else None
     if isinstance(guide, OnePassTeacher) and beams is not None:
         raise UsageError("--beams has no use for a teacher that answers in one pass.", hint="Leave it out.")
@@ -152,10 +153,12 @@ def _ensure_used(teacher: Path | None, options: Mapping[str, object]) -> None:
         )
 
 
-def _heat(soft: float, temperature: float | None) -> float:
+def _heat(soft: float, temperature: float | None, beams: int | None) -> float:
     """Return the temperature, where the options are in their range."""
     heat = TEMPERATURE if temperature is None else temperature
-    for name, value, low, high in (("soft", soft, 0.0, 1000.0), ("temperature", heat, 0.1, 100.0)):
+    for name, value, low, high in (
+        ("soft", soft, 0.0, 1000.0), ("temperature", heat, 0.1, 100.0), ("beams", 1 if beams is None else beams, 1, 64),
+    ):  # fmt: skip
         if not low <= value <= high:
             raise UsageError(f"--{name} is {value:g}; it goes from {low:g} to {high:g}.")
     if temperature is not None and not soft:

@@ -47,9 +47,18 @@ def type_of(student: str | Path) -> str | None:
     """Return the `model_type` of a student by name, or of a model's folder; None where neither is there."""
     if str(student) in STUDENTS:
         return CTC_TYPE if str(student) in CTC else MASK_PREDICT_TYPE
-    try:
-        config = json.loads((Path(student) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    found = config.get("model_type") if isinstance(config, dict) else None
+    found = _config(Path(student)).get("model_type")
     return found if isinstance(found, str) else None
+
+
+def teaches_sequences(folder: Path) -> bool:
+    """Tell whether the model in a folder makes a text of another."""
+    return type_of(folder) in (CTC_TYPE, MASK_PREDICT_TYPE) or _config(folder).get("is_encoder_decoder") is True
+
+
+def _config(folder: Path) -> dict[str, object]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}

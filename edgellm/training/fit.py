@@ -58,11 +58,16 @@ def prepare(training: Training) -> None:
         raise MissingDependencyError("--deepspeed needs deepspeed.", hint="Install it with: pip install deepspeed")
     if training.deepspeed and not Path(training.deepspeed).is_file():
         raise InputError(f"There is no {training.deepspeed}.", hint="--deepspeed takes DeepSpeed's JSON configuration.")
-    transformers.utils.logging.disable_progress_bar()  # of reading and writing weights
-    transformers.utils.logging.set_verbosity_error()
+    hush()
     if training.threads is not None:
         torch.set_num_threads(training.threads)
     transformers.set_seed(training.seed)
+
+
+def hush() -> None:
+    """Let transformers say nothing but errors, and draw no bars of its own."""
+    transformers.utils.logging.disable_progress_bar()  # of reading and writing weights
+    transformers.utils.logging.set_verbosity_error()
 
 
 def fit(

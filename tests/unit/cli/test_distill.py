@@ -12,8 +12,8 @@ from edgellm.cli.distill import shown, shown_encoder
 from edgellm.cli.main import cli
 from edgellm.core.distill import Distilled, DistilledEncoder, Score, Signals, StudentScore
 from edgellm.core.training import Trained
-from edgellm.errors import DeviceError, EdgellmError
-from tests.sequences import WORDS, write_pairs, write_tokenizers
+from edgellm.errors import DeviceError, EdgellmError, UsageError
+from tests.sequences import WORDS, tiny_teacher, write_pairs, write_tokenizers
 
 TRAINED = Trained("finished", 10, 10, 8, "token_errors", 0.5, 3.0, 4.0, ())
 PAUSED = Trained("paused", 3, 10, 0, "token_errors", None, 3.0, 4.0, ())
@@ -32,6 +32,8 @@ PAUSED = Trained("paused", 3, 10, 0, "token_errors", None, 3.0, 4.0, ())
             "--hard has no use for a student that makes sequences",
         ),
         (["--student", "ctc-tiny", "--data", "x"], "A sequence needs --dev"),
+        (["--student", "mask-smal", "--data", "x"], "Did you mean 'mask-small'"),
+        (["--student", "nonsense", "--teacher", "t", "--data", "x"], "no number of layers, and no folder"),
         (["--student", "ctc-tiny", "--data", "x", "--dev", "y", "--part", "half"], "--part half is no part"),
         (["--student", "ctc-tiny", "--data", "x", "--dev", "y", "--schedule", "cosin"], "Did you mean 'cosine'"),
         (["--student", "ctc-tiny", "--data", "x", "--dev", "y", "--rate", "nan"], "--rate is nan"),
@@ -56,6 +58,14 @@ def test_a_wrong_option_is_refused(args: list[str], said: str, tmp_path: Path) -
     assert isinstance(done.exception, EdgellmError)
     assert said in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_of_sequences_has_students_of_sequences(tmp_path: Path) -> None:
+    teacher = tiny_teacher(tmp_path / "teacher")
+    args = ["distill", "--student", "1", "--teacher", str(teacher), "--data", "x", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, args, standalone_mode=False)
+    assert isinstance(done.exception, UsageError)
+    assert "--student ctc-tiny" in str(done.exception)
 
 
 def test_a_place_that_the_system_refuses_is_an_error(tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ def test_a_training_says_what_was_learned_and_belongs_to_it(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        ({"beams": 0, "teacher": Path("t")}, "--beams is 0; it goes from 1"),
         ({"soft": 1.0}, "--soft needs a --teacher"),
         ({"soft": -1.0, "teacher": Path("t")}, "--soft is -1; it goes from 0"),
         ({"soft": float("nan"), "teacher": Path("t")}, "--soft is nan"),
