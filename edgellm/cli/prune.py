@@ -22,7 +22,7 @@ from edgellm.core.prune import Change, Layer, Pruned, Quality, Speed
     "--max-drop", type=float, default=1.0, show_default=True, help="Points of the first metric that may be lost."
 )
 @click.option("--recover", type=int, default=0, show_default=True, help="Epochs of distillation from MODEL; none if 0.")
-@click.option("--rate", type=float, default=1e-4, show_default=True, help="The highest learning rate of these.")
+@click.option("--rate", type=float, help="The highest learning rate of these; 1e-4 if left out.")
 @click.option("--out", help="Folder to write; MODEL-pruned if left out.")
 @click.option(
     "--rounds", type=int, default=8, show_default=True, help="In how many rounds things go; each scores anew."
@@ -38,14 +38,14 @@ from edgellm.core.prune import Change, Layer, Pruned, Quality, Speed
     "--measure/--no-measure", default=True, show_default=True, help="Build both models, and time them in turns."
 )
 @click.option("--format", "formats", multiple=True, help="A format to time (may be repeated); all if left out.")
-@click.option("--scheme", default="int8-dynamic", show_default=True, help="What is quantized how when they are timed.")
+@click.option("--scheme", help="What is quantized how when they are timed; int8-dynamic if left out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def prune(
     model: str | None, sparsity: float, structure: str, data: str | None, test: str | None, max_drop: float,
-    recover: int, rate: float, out: str | None, rounds: int, samples: int, max_tokens: int | None, task: str | None,
-    tokenizer: str | None, pooling: str | None, measure: bool, formats: tuple[str, ...], scheme: str, seed: int,
+    recover: int, rate: float | None, out: str | None, rounds: int, samples: int, max_tokens: int | None, task: str | None,
+    tokenizer: str | None, pooling: str | None, measure: bool, formats: tuple[str, ...], scheme: str | None, seed: int,
     quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a smaller MODEL, without the heads, feed-forward neurons or layers that it needs least.

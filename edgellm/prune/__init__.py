@@ -20,7 +20,7 @@ from edgellm.core import strict
 from edgellm.core.prune import Pruned, Quality
 from edgellm.distill import require
 from edgellm.errors import GateError
-from edgellm.prune.setup import Options, Setup, checked
+from edgellm.prune.setup import SCHEME, Options, Setup, checked
 from edgellm.stages.cache import Cache
 from edgellm.stages.disk import disk_errors
 from edgellm.stages.produce import answers
@@ -82,7 +82,7 @@ def _prune(setup: Setup, store: Cache, work: Path, say: Say) -> Pruned:
     speed = None
     if options.measure:
         say("building both models, and measuring their latency")
-        speed = measure_speed(source, folder, formats=options.formats, scheme=options.scheme, work=work)
+        speed = measure_speed(source, folder, formats=options.formats, scheme=options.scheme or SCHEME, work=work)
     found = Pruned(
         source.name, source.sha256, str(setup.out), source.task, setup.structures, options.sparsity,
         1.0 - smaller.encoder.share, _how(source), setup.chose_on, smaller.layers, smaller.encoder, smaller.parameters,

@@ -91,20 +91,6 @@ def outputs(source: SourceModel, model: nn.Module, made: Sequence[Item]) -> list
     return [partial(_output, source, model, [item]) for item in made]
 
 
-def ensure_known(source: SourceModel) -> None:
-    """Check that there is a loss for a task.
-
-    Raises:
-        InputError: there is none.
-
-    """
-    if source.task not in _LOSSES:
-        raise InputError(
-            f"edgellm has no loss to prune a model of {source.task} by.",
-            hint=f"It prunes {', '.join(sorted(_LOSSES))}; prune the encoder before it is fine-tuned.",
-        )
-
-
 def _feeds(source: SourceModel, group: Sequence[Item]) -> dict[str, torch.Tensor]:
     longest = max(len(item.ids) for item in group)
 

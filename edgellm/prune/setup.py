@@ -29,6 +29,12 @@ from edgellm.texts import default_texts
 SEQUENCES = "ctc-seq2seq"
 """Task whose labelled examples are pairs."""
 
+PRUNED = (*DISTILLED, SEQUENCES)
+"""Tasks that there is a loss for; all of them can be distilled, too."""
+
+RATE, SCHEME = 1e-4, "int8-dynamic"
+"""What is taken where nothing is asked for."""
+
 _LABELLED = (".tsv", ".csv", ".jsonl", ".ndjson")
 
 
@@ -45,7 +51,7 @@ class Options:
         test: examples that the result is measured on; about a third of `data` if None.
         max_drop: points that the task's first metric may lose on them.
         recover: epochs of distillation from the source, on the examples that chose what went; 0 for none.
-        rate: the highest learning rate of these.
+        rate: the highest learning rate of these; `RATE` if None.
         out: folder to write; MODEL-pruned if None.
         rounds: in which structures are removed, and the rest scored anew.
         samples: examples at most that score.
@@ -53,7 +59,7 @@ class Options:
         task, tokenizer, pooling: as `edgellm.build` takes them.
         measure: whether the latency of both models is measured.
         formats: to measure; all of this machine's if empty.
-        scheme: to measure.
+        scheme: to measure; `SCHEME` if None.
         seed: of everything random.
         quiet: whether nothing is said while it goes on.
 
@@ -66,7 +72,7 @@ class Options:
     test: str | None = None
     max_drop: float = 1.0
     recover: int = 0
-    rate: float = 1e-4
+    rate: float | None = None
     out: str | None = None
     rounds: int = 8
     samples: int = 512
@@ -76,7 +82,7 @@ class Options:
     pooling: str | None = None
     measure: bool = True
     formats: tuple[str, ...] = ()
-    scheme: str = "int8-dynamic"
+    scheme: str | None = None
     seed: int = 0
     quiet: bool = False
 
@@ -130,17 +136,18 @@ def checked(options: Options) -> Setup:
     source = read_source(
         options.model, task=options.task, tokenizer=options.tokenizer, pooling=options.pooling, describe=lambda name: {}
     )
-    if options.recover and source.task not in (*DISTILLED, SEQUENCES):
-        raise UsageError(
-            f"--recover does not train models of {source.task}; it does those of {', '.join((*DISTILLED, SEQUENCES))}.",
-            hint="Leave it out.",
+    if source.task not in PRUNED:
+        raise InputError(
+            f"edgellm has no loss to prune a model of {source.task} by.",
+            hint=f"It prunes those of {', '.join(PRUNED)}; prune the encoder before it is fine-tuned.",
         )
     if options.recover and (options.pooling is not None or options.tokenizer is not None):
         raise UsageError("--recover reads tokenizer and pooling from the model's own folder.", hint="Put them there.")
     if options.measure:
         _check_measured(options)
-    elif options.formats:
-        raise UsageError("--format has no use with --no-measure.", hint="Leave it out.")
+    elif options.formats or options.scheme is not None:
+        name = "format" if options.formats else "scheme"
+        raise UsageError(f"--{name} has no use with --no-measure.", hint="Leave it out.")
     out = Path(options.out or f"{source.name}-pruned")
     check_out(out)
     source, longest = _lengths(source, options.max_tokens)
@@ -165,7 +172,7 @@ def _check_measured(options: Options) -> None:
         if fmt not in target.formats:
             raise unknown("format", fmt, target.formats, hint=f"{target.name} takes no other.")
     backends = {fmt: target.backend(fmt) for fmt in options.formats or target.formats}
-    for fmt, name in resolve_schemes((options.scheme,), dict.fromkeys(backends, ""), backends).items():
+    for fmt, name in resolve_schemes((options.scheme or SCHEME,), dict.fromkeys(backends, ""), backends).items():
         if name == MIXED:
             raise UsageError("--scheme mixed can't be timed here.", hint="Name one scheme.")
         engines.require(fmt)
@@ -181,7 +188,9 @@ def _check_numbers(options: Options) -> None:
     if options.recover < 0:
         raise UsageError(f"--recover is {options.recover}; it is 0 epochs or more.")
     if options.recover:
-        Training(epochs=options.recover, rate=options.rate)
+        Training(epochs=options.recover, rate=RATE if options.rate is None else options.rate)
+    elif options.rate is not None:
+        raise UsageError("--rate has no use without --recover.", hint="--recover 5 trains for five epochs.")
     if options.rounds < 1 or options.samples < 1 or options.seed < 0:
         raise UsageError("--rounds and --samples are 1 or more, --seed is 0 or more.")
     if options.test is not None and options.data is None:
@@ -205,7 +214,8 @@ def _examples(options: Options, source: SourceModel) -> tuple[list[Example], lis
         if source.task != "feature-extraction":
             raise UsageError(
                 f"Pruning a model of {source.task} needs labelled examples.",
-                hint=f"Give them with --data; columns: {load_task(source.task).COLUMNS}.",
+                hint=f"Give them with --data: {'pairs as edgellm distill takes them, or ' if source.task == SEQUENCES else ''}"
+                f"rows with the columns {load_task(source.task).COLUMNS}.",
             )
         ours = [Example((text,), None) for text in default_texts("calibration")]
         return ours, [], "edgellm's own texts", Questions("edgellm's own texts", tuple(default_texts("golden")))

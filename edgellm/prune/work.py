@@ -53,7 +53,6 @@ def shrink(setup: Setup, folder: Path, say: Callable[[str], None]) -> Smaller:
 
     """
     source = setup.source
-    losses.ensure_known(source)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     model: Any = load(source).eval().requires_grad_(False)

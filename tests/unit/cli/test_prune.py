@@ -42,6 +42,7 @@ LABELS = {
         (Options("m", 0.4, structure="heads,weights"), UsageError, "--structure weights is refused"),
         (Options("m", 0.4, recover=-1), UsageError, "--recover is -1"),
         (Options("m", 0.4, recover=1, rate=0.0), UsageError, "--rate is 0"),
+        (Options("m", 0.4, rate=1e-3), UsageError, "--rate has no use without --recover"),
         (Options("package.module:function", 0.4), InputError, "a function leaves no folder to rewrite"),
         (Options("nowhere", 0.4), InputError, "There is no nowhere"),
     ],
@@ -60,6 +61,7 @@ def test_what_cant_be_is_said_at_once(options: Options, kind: type[EdgellmError]
         (Options("m", 0.4, scheme="a16w8"), "can't express a16w8"),
         (Options("m", 0.4, formats=("onix",)), "Did you mean 'onnx'?"),
         (Options("m", 0.4, formats=("onnx",), measure=False), "--format has no use with --no-measure"),
+        (Options("m", 0.4, scheme="fp32", measure=False), "--scheme has no use with --no-measure"),
     ],
 )
 def test_what_could_not_be_timed_in_the_end_is_said_at_once(tmp_path: Path, options: Options, message: str) -> None:
@@ -138,10 +140,17 @@ def test_what_recovers_holds_some_back(tmp_path: Path) -> None:
         checked(options)
 
 
-def test_what_has_no_distillation_is_not_recovered(tmp_path: Path) -> None:
-    model = model_folder(tmp_path / "m", architectures=["BertForQuestionAnswering"])
-    with pytest.raises(UsageError, match="--recover does not train models of question-answering"):
-        checked(Options(str(model), 0.4, recover=1, out=str(tmp_path / "o")))
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        ({"architectures": ["BertForQuestionAnswering"]}, "question-answering"),
+        ({"architectures": ["MaskPredictForSeq2Seq"], "slots_per_token": 2}, "mask-predict-seq2seq"),
+    ],
+)
+def test_a_task_without_a_loss_is_refused(tmp_path: Path, config: dict[str, object], task: str) -> None:
+    model = model_folder(tmp_path / "m", **config)
+    with pytest.raises(InputError, match=f"no loss to prune a model of {task} by"):
+        checked(Options(str(model), 0.4, out=str(tmp_path / "o")))
 
 
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from edgellm.errors import InputError
 from edgellm.prune import losses
+from edgellm.prune.setup import PRUNED
 from edgellm.stages.load import load
 from edgellm.stages.source import SourceModel, read_source
 from edgellm.tasks import Example, load_task
@@ -119,7 +119,5 @@ def test_of_vectors_padding_says_nothing(pooling: str, tmp_path: Path) -> None:
         assert pooling != "none" or not together[row, len(item.ids) :].any()
 
 
-def test_a_task_without_a_loss_is_refused(tmp_path: Path) -> None:
-    source, _ = opened("encoder", tmp_path)
-    with pytest.raises(InputError, match="no loss to prune a model of fill-mask by"):
-        losses.ensure_known(dataclasses.replace(source, task="fill-mask"))
+def test_there_is_a_loss_for_each_task_that_is_pruned() -> None:
+    assert set(losses._LOSSES) == set(PRUNED)
