@@ -112,14 +112,15 @@ def distill(
 
     Run again after it was cut off, the same command goes on.
     """
-    from edgellm.distill import makes_sequences, require
+    from edgellm.distill import makes_sequences, quiet_imports, require
 
     require()
     silent, options = quiet or as_json, Training(**training)
     sequences = makes_sequences(student)
     _refuse(context, _SIGNALS if sequences else _PAIRS, sequences)
     if not sequences:
-        from edgellm.distill.encoders import distill_encoder
+        with quiet_imports():
+            from edgellm.distill.encoders import distill_encoder
 
         if teacher is None:
             raise UsageError("Without --teacher there is nothing to distil.", hint="Name its folder.")
@@ -131,7 +132,9 @@ def distill(
         click.echo(_json(made) if as_json else shown_encoder(made))
         return
     from edgellm.cli.progress import bar
-    from edgellm.distill.sequences import distill_sequences
+
+    with quiet_imports():
+        from edgellm.distill.sequences import distill_sequences
 
     if dev is None:
         raise UsageError("A sequence needs --dev.", hint="Pairs of other texts, which choose the step that is kept.")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,3 +41,15 @@ def makes_sequences(student: str) -> bool:
     if student.isdecimal() or Path(student).is_dir():
         return False
     raise unknown("student", student, STUDENTS, hint="It is none of these, no number of layers, and no folder.")
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Keep away what torchao, which transformers imports, says of its own libraries and of torch."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

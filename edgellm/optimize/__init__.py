@@ -14,12 +14,12 @@ from typing import Literal
 
 from edgellm.core import strict
 from edgellm.core.optimize import Confirmed, Measured, Move, Optimized, Step, best
+from edgellm.distill import quiet_imports
 from edgellm.optimize import models
 from edgellm.optimize.kept import Kept
 from edgellm.optimize.measure import FP32, built, compared, described, measured
 from edgellm.optimize.policy import next_move
 from edgellm.optimize.recipe import BUNDLE, MODEL, Setup, checked, read_recipe
-from edgellm.prune import quiet_imports
 from edgellm.runtime.bundle import Bundle
 from edgellm.stages.cache import Cache, key_of
 from edgellm.stages.disk import disk_errors

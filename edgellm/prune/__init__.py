@@ -7,18 +7,15 @@ Zeros strewn among the weights, as unstructured pruning leaves them, make no eng
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from edgellm.core import strict
 from edgellm.core.prune import Pruned, Quality
-from edgellm.distill import require
+from edgellm.distill import quiet_imports, require
 from edgellm.errors import GateError
 from edgellm.prune.setup import SCHEME, Options, Setup, checked
 from edgellm.stages.cache import Cache
@@ -90,18 +87,6 @@ def _prune(setup: Setup, store: Cache, work: Path, say: Say) -> Pruned:
     )  # fmt: skip
     publish(folder, setup.out, strict.plain(found))
     return found
-
-
-@contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Keep away what torchao, which transformers imports, says of its own libraries and of torch."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _answers(setup: Setup, source: SourceModel, store: Cache, work: Path) -> list[object]:
