@@ -118,10 +118,12 @@ def _sequences(
 ) -> str:  # fmt: skip
     from edgellm.distill.sequences import distill_sequences
 
-    data = setup.recipe.data
+    data, labels = setup.recipe.data, move.kind == "tune"
+    soft = 0.0 if labels or setup.recipe.teacher else 1.0  # the baseline answers in the same slots
     found = distill_sequences(
-        teacher=None if move.kind == "tune" else teacher, tokenizer=start, student=str(start), data=Path(data.train),
-        dev=Path(data.dev), out=out, training=training, labels=setup.out / "labels", quiet=quiet,
+        teacher=None if labels else teacher, tokenizer=start, student=str(start), data=Path(data.train),
+        dev=Path(data.dev), out=out, training=training, labels=None if labels else setup.out / "labels", soft=soft,
+        quiet=quiet,
     )  # fmt: skip
     assert found is not None
     return found.trained.status
