@@ -10,8 +10,33 @@ import click
 from edgellm.core import strict
 from edgellm.core.optimize import Goal, Measured, Optimized, Step
 
+_EXAMPLE = """\b
+A recipe; paths in it are relative to it:
+    model = "my-model"
+    target = "linux-x86_64"
+    schemes = ["int8-dynamic"]
+    [data]
+    train = "train.jsonl"
+    dev = "dev.jsonl"            # every step is compared on it
+    test = "test.jsonl"          # read when the goal is met
+    [goal]
+    max_drop = 1.0               # points of the task's first metric
+    max_mb = 15
+    max_cost = 0.25              # of the baseline's time in fp32
+    [budget]
+    steps = 8
+    minutes = 90
+    [[shrink]]                   # tried in this order
+    layers = 4
+    epochs = 2
+    [[shrink]]
+    sparsity = 0.3
+    structure = "heads,ffn"
+    epochs = 2
+"""
 
-@click.command()
+
+@click.command(epilog=_EXAMPLE)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
@@ -64,14 +89,23 @@ def shown(found: Optimized) -> str:
             f"On {test.n} examples of {test.data}, which chose nothing: {test.drop.points:z.2f} points of {test.metric} lost"
             f"{score}, 95 % interval {test.drop.low:z.2f} to {test.drop.high:z.2f}."
         )
+        if test.drop.points > found.goal.max_drop:
+            lines.append(f"That is more than the {found.goal.max_drop:g} points that the dev examples let pass.")
+    for step in found.steps:
+        reasons = [step.refused] + [f"{each.scheme}: {each.refused}" for each in step.measured if each.refused]
+        lines += [f"Step {step.number} is refused, {reason}" for reason in reasons if reason]
     return "\n".join(lines)
 
 
 def _rows(step: Step, found: Optimized) -> list[tuple[str, ...]]:
+    if step.refused:
+        return [(str(step.number), str(step.move), "", "", "", "", "", "", "", "can't be made")]
     rows = []
     for i, each in enumerate(step.measured):
         own = (str(step.number), str(step.move)) if i == 0 else ("", "")
-        over = f"over {', '.join(found.goal.broken(each))}" if found.goal.broken(each) and each.drop is not None else ""
+        over = (
+            f"misses {', '.join(found.goal.broken(each))}" if found.goal.broken(each) and each.drop is not None else ""
+        )
         chosen = "chosen" if found.chosen == (step.number, each.scheme) else ""
         mark = ", ".join(filter(None, (chosen, over))) or ("" if each.drop is not None else "refused")
         rows.append((*own, each.scheme, f"{step.parameters:,}" if i == 0 else "", *_figures(each), mark))

@@ -35,6 +35,8 @@ class Goal:
         for name, value in (("min_score", self.min_score), ("max_mb", self.max_mb), ("max_cost", self.max_cost)):
             if value is not None and value <= 0:
                 raise UsageError(f"{name} is {value:g}; it is above 0.")
+        if self.min_score is not None and self.min_score > 1:
+            raise UsageError(f"min_score is {self.min_score:g}; it is 1 at most.", hint="85 % are 0.85.")
         if self.max_mb is None and self.max_cost is None:
             raise UsageError(
                 "[goal] names neither max_mb nor max_cost.", hint="Without one the baseline is the answer."
@@ -44,8 +46,8 @@ class Goal:
         """Return the names of the bounds that an artifact does not keep; "gate" where a build refused it."""
         if measured.drop is None or measured.bytes is None:
             return ("gate",)
-        found = ["max_drop"] if measured.drop.points > self.max_drop else []
-        if self.min_score is not None and (measured.score is None or measured.score < self.min_score):
+        found = ["max_drop"] if measured.drop.points > self.max_drop + _ROUNDING else []
+        if self.min_score is not None and (measured.score is None or measured.score < self.min_score - _ROUNDING):
             found.append("min_score")
         if self.max_mb is not None and measured.bytes / 1e6 > self.max_mb:
             found.append("max_mb")
@@ -63,6 +65,9 @@ class Goal:
             parts.append(measured.cost / self.max_cost - 1)
         return max(parts)
 
+
+_ROUNDING = 1e-9
+"""By how much a difference of two floats misses a bound that it keeps: 100 * (0.9 - 0.89) is above 1."""
 
 QUALITY = ("gate", "max_drop", "min_score")
 """Bounds that a smaller model does not come closer to."""
@@ -99,10 +104,15 @@ class Tune:
     epochs: int = 3
     rate: float = 2e-5
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UsageError(f"[tune] epochs is {self.epochs}; it is 1 or more.")
+        _check_rate(self.rate)
+
 
 @dataclass(frozen=True)
 class Shrink:
-    """One way to make the model smaller; the smaller model is distilled from the baseline.
+    """One way to make the model smaller; the smaller model then learns from the teacher (see `Recipe.teacher`).
 
     Attributes:
         layers: how many stay, evenly spaced; None where `sparsity` is given.
@@ -128,7 +138,13 @@ class Shrink:
             raise UsageError(f"sparsity is {self.sparsity:g}; it lies between 0 and 1.")
         if self.epochs < 0:
             raise UsageError(f"epochs is {self.epochs}; it is 0 or more.")
+        _check_rate(self.rate)
         structures_of(self.structure)
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 < rate <= 10:
+        raise UsageError(f"rate is {rate:g}; it lies above 0, and 10 at most.")
 
 
 @dataclass(frozen=True)
@@ -166,7 +182,7 @@ class Recipe:
         tune: a fine-tuning before all others; None for none.
         budget: when to give up.
         format: one that this machine runs; the target's first if None.
-        teacher: folder of another model to learn from; the baseline if None.
+        teacher: folder of another model to learn from; if None, the baseline, after [tune] if there is one.
         task, tokenizer, pooling: as `edgellm build` takes them.
         seq_len: token counts to serve.
         min_agreement: the gate of each build.
@@ -195,6 +211,14 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.schemes:
             raise UsageError("schemes is empty.", hint='It lists one or more: schemes = ["int8-dynamic"].')
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed is {self.seed}; it goes from 0 to {2**32 - 1}.")
+        if not 0 <= self.min_agreement <= 1:
+            raise UsageError(f"min_agreement is {self.min_agreement:g}; it goes from 0 to 1.")
+        if self.seq_len == ():
+            raise UsageError(
+                "seq_len is empty.", hint="It lists token counts, as seq_len = [32, 64]; leave it out for the usual."
+            )
 
 
 @dataclass(frozen=True)
@@ -202,8 +226,8 @@ class Move:
     """What a step does to get a model.
 
     Attributes:
-        kind: "baseline" takes the recipe's model, "tune" trains it on labels, "layers" and "prune" make a smaller one and
-            distil the baseline into it, "longer" distils once more into the model of a step that lost too much.
+        kind: "baseline" takes the recipe's model, "tune" trains it on labels, "layers" and "prune" make a smaller one
+            that learns from the teacher, "longer" distils once more into the model of a step that lost too much.
         begins: number of the step whose model it begins from; None for the baseline.
         rung: which of the recipe's `shrink` it belongs to, from 0; None for none.
         layers: that stay.
@@ -271,7 +295,8 @@ class Step:
         model: its folder.
         parameters: of it.
         seconds: that making and measuring it took, in all runs.
-        measured: its artifacts.
+        measured: its artifacts; none where the move could not be made.
+        refused: why it could not; empty where it was. `model` is then the one that it was to begin from.
 
     """
 
@@ -281,9 +306,10 @@ class Step:
     parameters: int
     seconds: float
     measured: tuple[Measured, ...]
+    refused: str = ""
 
     def holds(self, goal: Goal) -> bool:
-        """Tell whether one of its quantized artifacts keeps the quality that is asked for."""
+        """Tell whether one of its artifacts keeps the quality that is asked for."""
         return any(not set(QUALITY) & set(goal.broken(each)) for each in self.measured)
 
     def meets(self, goal: Goal) -> Measured | None:
@@ -344,7 +370,7 @@ class Optimized:
         cost_of: how cost was measured; empty where it was not.
         steps: in their order.
         chosen: number of the step, and scheme, of the chosen artifact; None where none keeps the quality.
-        confirmed: that artifact on the test examples; None without any.
+        confirmed: that artifact on the test examples; None without any, or where the goal is not met: then they stay unread.
         out: folder of `model` and `bundle`, the chosen ones.
 
     """

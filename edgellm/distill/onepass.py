@@ -29,7 +29,7 @@ class Collate:
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Return input_ids and attention_mask [batch, tokens], and labels [batch, outputs] where there are some, int64."""
-        ids = [torch.tensor(each["input_ids"]) for each in examples]
+        ids = [torch.tensor(each["input_ids"], dtype=torch.long) for each in examples]
         batch = {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad),
             "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),

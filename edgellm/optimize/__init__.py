@@ -6,7 +6,7 @@ named after what it was made of. A run that was cut off, or whose recipe was cha
 
 from __future__ import annotations
 
-import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +15,16 @@ from typing import Literal
 from edgellm.core import strict
 from edgellm.core.optimize import Confirmed, Measured, Move, Optimized, Step, best
 from edgellm.distill import quiet_imports
+from edgellm.errors import GateError, InputError, UsageError
 from edgellm.optimize import models
-from edgellm.optimize.kept import Kept
-from edgellm.optimize.measure import FP32, built, compared, described, measured
+from edgellm.optimize.kept import Kept, write
+from edgellm.optimize.measure import built, compared, described, measured
 from edgellm.optimize.policy import next_move
-from edgellm.optimize.recipe import BUNDLE, MODEL, Setup, checked, read_recipe
+from edgellm.optimize.recipe import BUNDLE, FP32, MODEL, Setup, checked, read_recipe
 from edgellm.runtime.bundle import Bundle
 from edgellm.stages.cache import Cache, key_of
 from edgellm.stages.disk import disk_errors
+from edgellm.stages.package import publish
 from edgellm.stages.produce import answers
 from edgellm.stages.put import put
 from edgellm.stages.search_trial import Lost, Questions
@@ -52,7 +54,8 @@ def optimize(
         in the folder, as optimized.json and optimized.svg.
 
     Raises:
-        UsageError, InputError: the recipe, or what it names, can't be used; nothing was begun.
+        UsageError, InputError: the recipe, or what it names, can't be used; nothing was begun. What a single move can't do
+            is a refused step.
         MissingDependencyError: an extra is not installed.
         DeviceError: the machine failed; the same call goes on.
 
@@ -72,10 +75,12 @@ class _Run:
         self._setup, self._store, self._told, self._say, self._quiet = setup, store, told, say, quiet
         self._kept = Kept(setup)
         self._log = store.root / "logs" / f"optimize-{time.time_ns()}.log"
-        say("the baseline in fp32")
-        self._base = built(setup, Path(setup.recipe.model), FP32, self._kept.bundle(FP32))
-        self._said = self._asked(setup.dev)
         self._steps: list[Step] = []
+        say("the baseline in fp32")
+        first = self._kept.step(Move("baseline"), None)
+        with self._kept.timed(first):
+            self._base = built(setup, Path(setup.recipe.model), FP32, self._kept.bundle(first, FP32))
+            self._said = self._asked(setup.dev)
 
     def result(self) -> Optimized:
         """Go through all moves, and write what came of them."""
@@ -87,12 +92,9 @@ class _Run:
             setup.source.name, setup.plan.target.name, setup.format, goal, ended, loss.metric, setup.dev.about, setup.dev.n,
             "" if setup.meter is None else str(setup.meter), tuple(self._steps),
             None if chosen is None else (chosen[0].number, chosen[1].scheme),
-            None if chosen is None else self._confirmed(chosen[1]), str(setup.out),
+            self._confirmed(chosen[1]) if chosen is not None and ended == "goal" else None, str(setup.out),
         )  # fmt: skip
-        _write(found, setup.out)
-        if chosen is not None:
-            for source, name in ((chosen[0].model, MODEL), (chosen[1].bundle, BUNDLE)):
-                put(Path(source), setup.out / name, check=lambda out: None)
+        _publish(found, chosen, setup.out)
         return found
 
     def _moves(self) -> Literal["goal", "budget", "tried"]:
@@ -108,42 +110,53 @@ class _Run:
             except models.OutOfTimeError:
                 return "budget"
 
-    def _left(self) -> float | None:
-        """Return the seconds that are left, 0 where none are; None without a bound."""
+    def _left(self, more: float = 0.0) -> float | None:
+        """Return the seconds that are left beside `more`, 0 where none are; None without a bound."""
         minutes = self._setup.recipe.budget.minutes
-        return None if minutes is None else max(0.0, 60 * minutes - sum(step.seconds for step in self._steps))
+        used = more + sum(step.seconds for step in self._steps)
+        return None if minutes is None else max(0.0, 60 * minutes - used)
 
     def _step(self, move: Move) -> Step:
-        setup, number = self._setup, len(self._steps)
+        number = len(self._steps)
         begins = None if move.begins is None else self._steps[move.begins]
         folder = self._kept.step(move, None if begins is None else Path(begins.model))
         self._say(f"step {number}: {move}")
+        model, refused, results = Path(self._setup.recipe.model), "", list[Measured]()
         with self._kept.timed(folder):
-            model = Path(setup.recipe.model)
-            if begins is not None:
-                model = models.make(
-                    setup, move, Path(begins.model), self._teacher(), folder, seconds=self._left(), quiet=self._quiet,
-                    say=self._say,
-                )  # fmt: skip
-            results = []
-            for scheme in ((FP32,) if number == 0 else ()) + setup.recipe.schemes:
-                one = self._kept.measured(folder, scheme) or self._measure(folder, model, scheme)
-                results.append(one)
-        parameters = described(setup, model).parameters
-        step = Step(number, move, str(model), parameters, self._kept.seconds(folder), tuple(results))
+            try:
+                if begins is not None:
+                    model = self._made(move, Path(begins.model), folder)
+            except (UsageError, InputError, GateError) as error:
+                assert begins is not None
+                self._say(f"  it can't be made: {error.args[0]}")
+                model, refused = Path(begins.model), str(error.args[0])
+            else:
+                schemes = dict.fromkeys(((FP32,) if begins is None else ()) + self._setup.recipe.schemes)
+                results = [self._measured(folder, model, scheme) for scheme in schemes]
+        parameters = described(self._setup, model).parameters
+        step = Step(number, move, str(model), parameters, self._kept.seconds(folder), tuple(results), refused)
         for one in results:
             self._told(step, one)
         return step
 
-    def _measure(self, folder: Path, model: Path, scheme: str) -> Measured:
-        self._say(f"building and measuring {scheme}")
-        out = self._kept.bundle(scheme) if scheme == FP32 else self._kept.bundle(scheme, folder)
-        found = measured(self._setup, model, scheme, self._said, self._base, self._store, out)
-        self._kept.keep(folder, found)
+    def _made(self, move: Move, begins: Path, folder: Path) -> Path:
+        before, start = self._kept.seconds(folder), time.perf_counter()
+        return models.make(
+            self._setup, move, begins, self._teacher(), folder, quiet=self._quiet, say=self._say,
+            left=lambda: self._left(before + time.perf_counter() - start),
+        )  # fmt: skip
+
+    def _measured(self, folder: Path, model: Path, scheme: str) -> Measured:
+        found = self._kept.measured(folder, scheme)
+        if found is None:
+            self._say(f"building and measuring {scheme}")
+            out = self._kept.bundle(folder, scheme)
+            found = measured(self._setup, model, scheme, self._said, self._base, self._store, out)
+            self._kept.keep(folder, found)
         return found
 
     def _teacher(self) -> Path:
-        """Return who teaches smaller models: the recipe's teacher, or the largest model that was made."""
+        """Return who teaches smaller models: the recipe's teacher, or the model that all of them come of."""
         if self._setup.recipe.teacher is not None:
             return Path(self._setup.recipe.teacher)
         return Path([step for step in self._steps if step.move.rung is None][-1].model)
@@ -163,9 +176,15 @@ class _Run:
         return Confirmed(setup.test.about, setup.test.n, found.metric, found.source, found.drop)
 
 
-def _write(found: Optimized, out: Path) -> None:
+def _publish(found: Optimized, chosen: tuple[Step, Measured] | None, out: Path) -> None:
+    """Put the chosen model and bundle in their places, or take away what an earlier recipe chose; the figures come last."""
     from edgellm.optimize.plot import plot
 
-    text = json.dumps(strict.plain(found), indent=2, ensure_ascii=False, allow_nan=False)
-    (out / RESULT).write_text(text + "\n", encoding="utf-8")
+    if chosen is None:
+        for name in (MODEL, BUNDLE):
+            shutil.rmtree(out / name, ignore_errors=True)  # the step that it is of has it still
+    else:
+        put(Path(chosen[0].model), out / MODEL, check=lambda place: None)
+        publish(Path(chosen[1].bundle), out / BUNDLE)
     plot(found, out / PLOT)
+    write(out / RESULT, strict.plain(found))

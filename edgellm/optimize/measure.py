@@ -14,8 +14,6 @@ from edgellm.stages.cache import Cache
 from edgellm.stages.search_trial import Lost, Questions, ask, lost
 from edgellm.stages.source import SourceModel, read_source
 
-FP32 = "fp32"
-
 
 def built(setup: Setup, model: Path, scheme: str, out: Path) -> Bundle:
     """Return the bundle of a model; one that is there already is opened.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from edgellm.core.optimize import Move
 from edgellm.core.training import Training
 from edgellm.optimize.recipe import Setup
 from edgellm.prune.setup import Options
+from edgellm.tasks import Example
 
 _BATCH = 32
 
@@ -21,7 +23,15 @@ class OutOfTimeError(Exception):
 
 
 def make(
-    setup: Setup, move: Move, begins: Path, teacher: Path, folder: Path, *, seconds: float | None, quiet: bool, say: Say
+    setup: Setup,
+    move: Move,
+    begins: Path,
+    teacher: Path,
+    folder: Path,
+    *,
+    left: Callable[[], float | None],
+    quiet: bool,
+    say: Say,
 ) -> Path:
     """Return the folder of the model that a move leads to.
 
@@ -31,7 +41,7 @@ def make(
         begins: model that it begins from.
         teacher: model to learn from.
         folder: of the step.
-        seconds: that are left; None for no bound.
+        left: tells the seconds that are left; None for no bound.
         quiet: whether no bar is shown.
         say: of progress.
 
@@ -49,8 +59,10 @@ def make(
         start = _pruned(setup, move, begins, folder / "start", say)
     if not move.epochs:
         return start
+    seconds = left()
     training = Training(
-        epochs=move.epochs, batch=_BATCH, rate=move.rate, seed=setup.recipe.seed, seconds=max(1.0, seconds) if seconds else None
+        epochs=move.epochs, batch=_BATCH, rate=move.rate, seed=setup.recipe.seed,
+        seconds=None if seconds is None else max(1.0, seconds),
     )  # fmt: skip
     if setup.source.task == "ctc-seq2seq":
         status = _sequences(setup, move, start, teacher, made, training, quiet)
@@ -113,17 +125,29 @@ def _encoder(
     ).trained.status  # fmt: skip
 
 
-def _sequences(
-    setup: Setup, move: Move, start: Path, teacher: Path, out: Path, training: Training, quiet: bool
-) -> str:  # fmt: skip
+def _sequences(setup: Setup, move: Move, start: Path, teacher: Path, out: Path, training: Training, quiet: bool) -> str:
     from edgellm.distill.sequences import distill_sequences
 
-    data, labels = setup.recipe.data, move.kind == "tune"
+    labels = move.kind == "tune"
     soft = 0.0 if labels or setup.recipe.teacher else 1.0  # the baseline answers in the same slots
+    train, dev = (
+        _pairs(examples, out.with_name(f"{name}.tsv"))
+        for name, examples in (("train", setup.train), ("dev", setup.dev.examples))
+    )
     found = distill_sequences(
-        teacher=None if labels else teacher, tokenizer=start, student=str(start), data=Path(data.train),
-        dev=Path(data.dev), out=out, training=training, labels=None if labels else setup.out / "labels", soft=soft,
-        quiet=quiet,
+        teacher=None if labels else teacher, tokenizer=start, student=str(start), data=train, dev=dev, out=out,
+        training=training, labels=None if labels else setup.out / "labels", soft=soft, quiet=quiet,
     )  # fmt: skip
     assert found is not None
     return found.trained.status
+
+
+def _pairs(examples: Sequence[Example], path: Path) -> Path:
+    """Write examples as a training of sequences reads them, whatever kind of file they are from."""
+    rows = [
+        f"{' '.join(str(example.inputs[0]).split())}\t{target}\n"
+        for example in examples
+        for target in cast("tuple[str, ...]", example.gold)
+    ]
+    path.write_text("".join(dict.fromkeys(rows)), encoding="utf-8")
+    return path

@@ -2,11 +2,13 @@
 
 The model is made smaller rung by rung, as the recipe lists them, each time from the last model that kept its quality. Where a
 rung loses too much, its model is distilled once more for twice as long; then half of the rung is tried; then it is left out.
+What was made already is not made again: two rungs may say the same, and begin from the same model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edgellm.core.optimize import Move, Recipe, Shrink, Step
 
@@ -30,30 +32,38 @@ def next_move(recipe: Recipe, steps: Sequence[Step]) -> Move | None:
     if last.move.kind == "baseline" and recipe.tune is not None:
         return Move("tune", begins=0, epochs=recipe.tune.epochs, rate=recipe.tune.rate)
     if last.move.rung is None:
-        return _rung(recipe, 0, last.number)
+        return _rung(recipe, steps, 0, _held(recipe, steps))
     if last.holds(recipe.goal):
-        return _rung(recipe, last.move.rung + 1, last.number)
+        return _rung(recipe, steps, last.move.rung + 1, last.number)
     rung, begins = recipe.shrink[last.move.rung], _held(recipe, steps)
-    if last.move.kind != "longer" and rung.epochs:
+    if last.move.kind != "longer" and rung.epochs and not last.refused:
         return Move("longer", begins=last.number, rung=last.move.rung, epochs=LONGER * rung.epochs, rate=rung.rate)
     half = None if rung.sparsity is None else rung.sparsity / 2
     tried = [step.move.sparsity for step in steps if step.move.rung == last.move.rung]
     if half is not None and half not in tried:
-        return _smaller(rung, last.move.rung, begins, half)
-    return _rung(recipe, last.move.rung + 1, begins)
+        move = _smaller(rung, last.move.rung, begins, half)
+        if not _made(move, steps):
+            return move
+    return _rung(recipe, steps, last.move.rung + 1, begins)
 
 
 def _held(recipe: Recipe, steps: Sequence[Step]) -> int:
     """Return the last step whose model kept its quality, or the one that all rungs begin from."""
-    start = max(step.number for step in steps if step.move.rung is None)
+    start = max(step.number for step in steps if step.move.rung is None and not step.refused)
     return max((step.number for step in steps if step.number > start and step.holds(recipe.goal)), default=start)
 
 
-def _rung(recipe: Recipe, number: int, begins: int) -> Move | None:
-    if number >= len(recipe.shrink):
-        return None
-    rung = recipe.shrink[number]
-    return _smaller(rung, number, begins, rung.sparsity)
+def _rung(recipe: Recipe, steps: Sequence[Step], number: int, begins: int) -> Move | None:
+    """Return the first move from a rung on that was not made; None where none is left."""
+    for place, rung in enumerate(recipe.shrink[number:], number):
+        move = _smaller(rung, place, begins, rung.sparsity)
+        if not _made(move, steps):
+            return move
+    return None
+
+
+def _made(move: Move, steps: Sequence[Step]) -> bool:
+    return any(replace(step.move, rung=move.rung) == move for step in steps)
 
 
 def _smaller(rung: Shrink, number: int, begins: int, sparsity: float | None) -> Move:

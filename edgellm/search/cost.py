@@ -1,4 +1,4 @@
-"""What an artifact costs beside another of the same model: a ratio, of times on this machine or of emulated instructions."""
+"""What an artifact costs beside another: a ratio, of times on this machine or of emulated instructions."""
 
 from __future__ import annotations
 

@@ -58,15 +58,16 @@ def read_calibration(path: Path) -> list[str]:
     """
     if not path.is_dir() and path.suffix.lower() not in _ROWS:
         return _lines(path, "calibration")
-    found = []
+    columns: dict[str, list[str]] = {name: [] for name in _TEXTS}
     for place, row in read_placed(path):
-        texts = [text for name in _TEXTS if name in row for text in _strings(name, row[name]) if text.strip()]
-        if not texts:
+        texts = {name: [text for text in _strings(name, row[name]) if text] for name in _TEXTS if name in row}
+        if not any(texts.values()):
             raise InputError(
                 f"{path} {place} holds no text.", hint=f"Texts are read from the columns {', '.join(_TEXTS)}."
             )
-        found += texts
-    return found
+        for name, found in texts.items():
+            columns[name] += found
+    return [text for column in columns.values() for text in column]  # every n-th of them has some of each column
 
 
 def read_golden(path: Path) -> list[str]:

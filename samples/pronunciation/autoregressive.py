@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellm.errors import EdgellmError, InputError
+from edgellm.errors import EdgellmError, InputError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,16 +63,17 @@ def encode(pairs: list[tuple[str, str]], folder: Path) -> list[dict[str, list[in
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Folder of a model to train on.")
-@click.option("--encoder-layers", default=3, show_default=True)
-@click.option("--decoder-layers", default=3, show_default=True)
-@click.option("--width", default=256, show_default=True)
+@click.option("--encoder-layers", type=int, help="3 if left out.")
+@click.option("--decoder-layers", type=int, help="3 if left out.")
+@click.option("--width", type=int, help="256 if left out.")
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--rate", default=1e-3, show_default=True, help="The highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", type=int, help="Of torch; all cores if left out.")
 @click.option("--seconds", type=float, help="Stop with a checkpoint after these; the same command goes on.")
 def train(
-    folder: Path, out: Path, start: Path | None, encoder_layers: int, decoder_layers: int, width: int, epochs: int,
+    folder: Path, out: Path, start: Path | None, encoder_layers: int | None, decoder_layers: int | None,
+    width: int | None, epochs: int,
     rate: float, seed: int, threads: int | None, seconds: float | None,
 ) -> None:  # fmt: skip
     """Train on FOLDER, which data.py wrote."""
@@ -86,14 +87,18 @@ def train(
     )  # fmt: skip
     prepare(options)
     tokenizer = open_tokenizer(folder / "tokenizer")
+    begins = ""
     if start is None:
-        model = BartForConditionalGeneration(shape(tokenizer, encoder_layers, decoder_layers, width))
+        model = BartForConditionalGeneration(shape(tokenizer, encoder_layers or 3, decoder_layers or 3, width or 256))
+    elif encoder_layers or decoder_layers or width:
+        raise UsageError("A model that is trained on keeps its shape.", hint="Leave out layers and width, or --start.")
     else:
         model = BartForConditionalGeneration.from_pretrained(start, local_files_only=True, use_safetensors=True)
+        begins = hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
     sets = {part: encode(read_pairs(folder / f"{part}.tsv"), folder / "tokenizer") for part in ("train", "dev")}
     digests = {name: hashlib.sha256(json.dumps(rows).encode()).hexdigest() for name, rows in sets.items()}
     trained = fit(
-        smoothed(model), options, out, identity={"config": model.config.to_diff_dict(), "start": str(start), **digests},
+        smoothed(model), options, out, identity={"config": model.config.to_diff_dict(), "begins as": begins, **digests},
         train=sets["train"], dev=sets["dev"], collate=DataCollatorForSeq2Seq(tokenizer, model=model), keep=True,
     )  # fmt: skip
     if trained.status == "paused":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from edgellm.errors import EdgellmError, InputError
+from edgellm.errors import EdgellmError, InputError, UsageError
 
 TIMED, ROUNDS = 200, 7
 """Test words that are timed, and how often; a word's time is the median."""
@@ -90,23 +90,27 @@ def token_by_token(folder: Path, work: Path, *, int8: bool) -> Say:
 @click.option(
     "--words", type=click.Path(path_type=Path), default=Path("build/pronunciation/test.tsv"), show_default=True
 )
-@click.option("--limit", type=int, help="Words to score; all if left out.")
+@click.option("--limit", type=click.IntRange(min=1), help="Words to score; all if left out.")
 def main(bundles: tuple[Path, ...], against: tuple[Path, ...], words: Path, limit: int | None) -> None:
     """Score all artifacts of BUNDLES, and hold the ONNX ones against models that answer token by token."""
     from edgellm.runtime import Bundle
     from edgellm.runtime.machine import machine
 
+    names = [path.resolve().name for path in (*bundles, *against)]
+    if len(names) > len(set(names)):
+        raise UsageError("Two folders have one name, and the table could not tell them apart.", hint="Rename one.")
     found = dict(list(read_words(words).items())[:limit])
+    timed = list(found)[:TIMED]
     with tempfile.TemporaryDirectory() as work:
         sayers: dict[str, Say] = {}
         for path in bundles:
             for artifact in Bundle.open(path).manifest.artifacts:
-                sayers[f"{path.name} {artifact.id}"] = one_pass(path, artifact.id)
+                sayers[f"{path.resolve().name} {artifact.id}"] = one_pass(path, artifact.id)
         for folder in against:
             for int8 in (False, True):
-                name = f"{folder.name} {'int8' if int8 else 'fp32'}, token by token"
+                name = f"{folder.resolve().name} {'int8' if int8 else 'fp32'}, token by token"
                 sayers[name] = token_by_token(folder, Path(work) / name, int8=int8)
-        medians = race({name: say for name, say in sayers.items() if _on_onnx(name)}, list(found)[:TIMED])
+        medians = race({name: say for name, say in sayers.items() if _on_onnx(name)}, timed)
         first = next(iter(medians.values()), 1.0)
         width = max(map(len, sayers))
         click.echo(f"{'':<{width}}{'WER':>7}{'PER':>7}{'with stress':>13}{'':>7}{'ms':>8}{'ratio':>7}")
@@ -116,7 +120,7 @@ def main(bundles: tuple[Path, ...], against: tuple[Path, ...], words: Path, limi
             rates = f"{plain[0]:>7.2f}{plain[1]:>7.2f}{stressed[0]:>13.2f}{stressed[1]:>7.2f}"
             click.echo(f"{name:<{width}}{rates}{time_of}")
     click.echo(
-        f"{len(found)} words, the closest of the listed pronunciations; time of {TIMED} words from text to text, median of "
+        f"{len(found)} words, the closest of the listed pronunciations; time of {len(timed)} words from text to text, median of "
         f"{ROUNDS} rounds in turns, ONNX Runtime, 1 thread, on {machine()}."
     )
 

@@ -12,7 +12,7 @@ import pytest
 from edgellm.runtime import Session
 from edgellm.texts import default_texts
 
-from .conftest import edgellm
+from .conftest import ROOT, edgellm
 
 pytestmark = pytest.mark.integration
 Model = Callable[[str], Path]
@@ -52,9 +52,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Labels of nothing in particular, in three parts: the model's weights are random as well."""
     folder = tmp_path_factory.mktemp("optimize")
     labels = ("calm", "glad", "sad")
-    rows = [{"text": text, "label": labels[len(text) % 3]} for text in default_texts("calibration")]
-    for name, part in (("train", rows[:60]), ("dev", rows[60:90]), ("test", rows[90:])):
+    texts = [
+        text
+        for name in ("held_out", "english")
+        for text in (ROOT / "tests" / "figures" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    ]
+    rows = [{"text": text, "label": labels[len(text) % 3]} for text in texts]
+    for name, part in (("train", rows[:50]), ("dev", rows[50:80]), ("test", rows[80:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    lines = [row["text"] for row in rows[50:80]]
+    (folder / "dev.txt").write_text(
+        "".join(f"{line}\n" for line in [*lines, *default_texts("golden")[:10]]), encoding="utf-8"
+    )
     return folder
 
 
@@ -87,7 +96,7 @@ def test_the_road_goes_on_where_it_was_cut_off_and_ends_with_a_bundle(model: Mod
     sizes = [step["parameters"] for step in found["steps"]]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 3
-    assert found["confirmed"]["n"] == len((home / "test.jsonl").read_text(encoding="utf-8").splitlines())
+    assert found["confirmed"] is None  # the test examples stay unread until the goal is met
     assert (out / "optimized.svg").read_text(encoding="utf-8").startswith("<?xml")
     answer: Any = Session.open(out / "bundle")("The boots are red.").value
     assert {item["label"] for item in answer} == {"calm", "glad", "sad"}
@@ -99,6 +108,7 @@ def test_a_goal_that_the_baseline_meets_ends_it_at_once(model: Model, home: Path
     found = json.loads(done.stdout)
     assert found["ended"] == "goal"
     assert len(found["steps"]) == 1
+    assert found["confirmed"]["n"] == len((home / "test.jsonl").read_text(encoding="utf-8").splitlines())
     assert done.stderr == ""
 
 
@@ -112,6 +122,13 @@ def test_a_goal_that_the_baseline_meets_ends_it_at_once(model: Model, home: Path
         (("linux-x86_64", "linux-x86"), 2, "linux-x86_64"),
         (('"linux-x86_64"\nformat = "onnx"', '"snapdragon-8-gen3"\nformat = "qnn"'), 2, "Optimize for a CPU"),
         (("dev.jsonl", "train.jsonl"), 3, "both hold"),
+        (("[data]", 'golden = "dev.txt"\n[data]'), 3, "unknown key 'golden'"),
+        (('test = "test.jsonl"', 'golden = "dev.txt"'), 3, "both hold"),
+        (('test = "test.jsonl"', 'calibration = "dev.txt"'), 3, "both hold"),
+        (("layers = 1", "layers = 99"), 2, "layers is 99"),
+        (('target = "', 'pooling = "cls"\ntarget = "'), 2, "pooling"),
+        (('target = "', 'out = "."\ntarget = "'), 2, "no optimization wrote"),
+        (('target = "', 'seed = -3\ntarget = "'), 2, "seed is -3"),
         (("dev.jsonl", "nowhere.jsonl"), 3, "nowhere.jsonl"),
         (("[goal]", "[goal"), 3, "recipe.toml"),
         (("max_drop = 100\nmax_mb = 1", "max_drop = 100"), 2, "max_mb"),
@@ -138,5 +155,36 @@ def test_where_nothing_keeps_the_quality_the_figures_are_shown_all_the_same(mode
     done = edgellm("optimize", str(recipe))
     assert done.returncode == 5, done.stderr
     assert "none of 1 models keeps the quality" in done.stderr
-    assert "over min_score" in done.stdout
+    assert "misses min_score" in done.stdout
     assert not (home / "poor" / "bundle").exists()
+
+
+def test_what_a_step_can_t_do_is_refused_and_the_road_goes_on(model: Model, home: Path) -> None:
+    recipe = write(home, model("classifier"), max_mb=0.001, steps=9)
+    text = recipe.read_text(encoding="utf-8").replace("sparsity = 0.3", "sparsity = 0.8")
+    text = text.replace('target = "', 'out = "far"\nschemes = ["fp32"]\ntarget = "')
+    recipe.write_text(text, encoding="utf-8")
+    done = edgellm("optimize", str(recipe), "--json")
+    assert done.returncode == 5, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert [step["move"]["sparsity"] for step in found["steps"]][2:] == [
+        0.8,
+        0.4,
+    ]  # all of ffn is less; then half of it
+    assert found["steps"][2]["refused"]
+    assert found["steps"][2]["measured"] == []
+    sizes = [step["measured"][0]["bytes"] for step in found["steps"] if step["measured"]]
+    assert sizes == sorted(set(sizes), reverse=True)  # an fp32 artifact of each model, and not the baseline's again
+    assert found["chosen"] == [3, "fp32"]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(model: Model, home: Path) -> None:
+    recipe = write(home, model("classifier"), max_mb=900, steps=1)
+    text = recipe.read_text(encoding="utf-8").replace('target = "', 'out = "mine"\ntarget = "')
+    recipe.write_text(text, encoding="utf-8")
+    (home / "mine").mkdir()
+    (home / "mine" / "model").write_text("precious")
+    done = edgellm("optimize", str(recipe))
+    assert done.returncode == 2
+    assert "no optimization wrote" in done.stderr
+    assert (home / "mine" / "model").read_text() == "precious"

@@ -134,16 +134,6 @@ def test_what_is_left_of_a_pruned_model_learns_from_the_whole(student: Path, tmp
     assert smaller.num_parameters() == found.parameters.after < found.parameters.before
     facts = json.loads((out / "training.json").read_text())
     assert (facts["teacher"], facts["soft"], facts["trained"]["status"]) == (student.name, 1.0, "finished")
-    print(
-        "QQQ",
-        facts["trained"]["best"],
-        facts["trained"]["best_step"],
-        facts["dev"],
-        found.quality,
-        len(facts["trained"]["curve"]),
-        facts["trained"]["curve"][0],
-        facts["trained"]["curve"][-3:],
-    )
 
 
 def test_a_distilled_model_of_masks_answers_from_text(tmp_path: Path) -> None:

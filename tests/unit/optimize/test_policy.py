@@ -117,6 +117,29 @@ def test_the_best_is_what_meets_the_goal_or_comes_closest_with_its_quality() -> 
     assert RECIPE.goal.excess(chosen[1]) == pytest.approx(12 / 5 - 1)
 
 
+def test_what_is_exactly_at_the_bound_is_kept() -> None:
+    assert RECIPE.goal.broken(artifact(100 * (0.9 - 0.89), 4.0)) == ()
+    assert RECIPE.goal.broken(artifact(1.001, 4.0)) == ("max_drop",)
+
+
+def test_a_move_that_could_not_be_made_is_not_trained_longer() -> None:
+    steps, move = after(RECIPE, artifact(0, 20), artifact(0.5, 15))
+    assert move is not None
+    refused = Step(2, move, "m1", 1, 1.0, (), refused="So much can't be removed.")
+    following = next_move(RECIPE, [*steps, refused])
+    assert following is not None
+    assert (following.kind, following.begins, following.sparsity) == ("prune", 1, 0.2)
+
+
+def test_two_rungs_that_say_the_same_are_tried_once_from_one_model() -> None:
+    same = Shrink(sparsity=0.4, epochs=0)
+    recipe = replace(RECIPE, shrink=(same, same))
+    assert after(recipe, artifact(0, 20), artifact(3, 10), artifact(3, 15))[1] is None
+    _, move = after(recipe, artifact(0, 20), artifact(0.5, 10))
+    assert move is not None
+    assert (move.rung, move.begins) == (1, 1)  # another model, so another move
+
+
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.9, 1.1, 4.0]), st.sampled_from([4.0, 6.0, 20.0])), min_size=40))
 def test_it_always_ends(drawn: list[tuple[float, float]]) -> None:
     steps: list[Step] = []
@@ -142,6 +165,13 @@ def test_it_always_ends(drawn: list[tuple[float, float]]) -> None:
         lambda: Shrink(sparsity=1.0),
         lambda: Shrink(sparsity=0.5, structure="2:4"),
         lambda: Shrink(sparsity=0.5, epochs=-1),
+        lambda: Goal(min_score=85, max_mb=1),
+        lambda: Shrink(sparsity=0.5, rate=-5),
+        lambda: Tune(epochs=0),
+        lambda: Tune(rate=0),
+        lambda: replace(RECIPE, seed=-3),
+        lambda: replace(RECIPE, seq_len=()),
+        lambda: replace(RECIPE, min_agreement=2),
         lambda: Budget(steps=0),
         lambda: Budget(minutes=0),
         lambda: replace(RECIPE, schemes=()),

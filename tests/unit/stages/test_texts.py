@@ -77,6 +77,7 @@ def test_the_golden_texts_vary_in_language_and_length() -> None:
         ("a.txt", "one\n\n two \n", ["one", "two"]),
         ("a.tsv", "text\tlabel\none\tgood\ntwo\tbad\n", ["one", "two"]),
         ("a.csv", 'label,text,text_pair\n1,"one, two",three\n', ["one, two", "three"]),
+        ("b.csv", "text,text_pair\none,two\nthree,four\n", ["one", "three", "two", "four"]),
         ("a.jsonl", '{"tokens": ["12", "Main", "St"], "tags": ["a", "b", "c"]}\n', ["12 Main St"]),
         (
             "b.jsonl",
