@@ -97,3 +97,10 @@ def test_rows_without_a_text_calibrate_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"said": "two", "text": " "}\n', encoding="utf-8")
     with pytest.raises(InputError, match="line 2 holds no text"):
         read_calibration(tmp_path / "a.jsonl")
+
+
+def test_a_saved_dataset_calibrates(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_dict({"text": ["one", "two"], "label": [0, 1]}).save_to_disk(str(tmp_path / "saved"))
+    assert read_calibration(tmp_path / "saved") == ["one", "two"]
