@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgellm.core.scheme import Tuning
 from edgellm.device import Device, open_device
 from edgellm.errors import DeviceError, UsageError
 from edgellm.runtime.bundle import Bundle
@@ -63,6 +64,7 @@ def build(
     alternatives: int = 1,
     equalize: bool = True,
     fit: bool = True,
+    correct_bias: bool = False,
     max_fallback: float | None = None,
     min_agreement: float = 0.99,
     min_exact: float | None = None,
@@ -97,6 +99,7 @@ def build(
         equalize: whether outlying channels are evened out, exactly in fp32, where a scheme gains by it.
         fit: whether weights are fitted to calibration texts where a scheme gains by it; if not, they are rounded to the
             nearest.
+        correct_bias: whether biases make up for what rounding weights adds to a linear's mean output on calibration texts.
         max_fallback: share of the multiply-accumulates that may stay outside the delegate, from 0 to 1; where None, all
             may, but on an NPU none.
         min_agreement: the gate, from 0 to 1.
@@ -115,7 +118,7 @@ def build(
     return build_timed(
         model, target=target, formats=formats, scheme=scheme, layers=layers, task=task, tokenizer=tokenizer, pooling=pooling,
         calibration=calibration, ranges=ranges, golden=golden, eval=eval, max_drop=max_drop, vocab_from=vocab_from,
-        alternatives=alternatives, equalize=equalize, fit=fit, max_fallback=max_fallback,
+        alternatives=alternatives, equalize=equalize, fit=fit, correct_bias=correct_bias, max_fallback=max_fallback,
         min_agreement=min_agreement, min_exact=min_exact, seq_len=seq_len, out=out,
         verify_on_device=verify_on_device, cache=cache, progress=progress,
     ).bundle  # fmt: skip
@@ -126,7 +129,8 @@ def build_timed(
     layers: str | os.PathLike[str] | None, task: str | None,
     tokenizer: str | os.PathLike[str] | None, pooling: str | None, calibration: str | os.PathLike[str] | None,
     ranges: str | None, golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
-    vocab_from: str | os.PathLike[str] | None, alternatives: int, equalize: bool, fit: bool, max_fallback: float | None,
+    vocab_from: str | os.PathLike[str] | None, alternatives: int, equalize: bool, fit: bool, correct_bias: bool,
+    max_fallback: float | None,
     min_agreement: float, min_exact: float | None, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
     verify_on_device: bool, cache: bool, progress: Report,
 ) -> Built:  # fmt: skip
@@ -160,8 +164,7 @@ def build_timed(
                 max_drop=max_drop,
                 max_fallback=max_fallback,
                 alternatives=alternatives,
-                equalize=equalize,
-                fit=fit,
+                tuning=Tuning(equalize=equalize, fit=fit, correct_bias=correct_bias),
                 min_agreement=min_agreement,
                 min_exact=min_exact,
                 seq_len=seq_len,

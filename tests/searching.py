@@ -43,7 +43,7 @@ def begun(url: str, *, resume: bool = False) -> search_study.optuna.Study:
     study = search_study.open_study(url, "test", resume=resume)
     if study is None or search_study.described(study, IDENTITY) is None:
         study = study or search_study.create_study(url, "test")
-        search_study.describe(study, IDENTITY, GROUPS, search_space.seeds(GROUPS, SCHEMES))
+        search_study.describe(study, IDENTITY, GROUPS, search_space.seeds(GROUPS, SCHEMES, "int8-dynamic"))
     return study
 
 

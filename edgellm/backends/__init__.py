@@ -6,7 +6,7 @@ and TFLite quantize the lowered file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -15,6 +15,7 @@ from edgellm.core.delegation import Delegation
 from edgellm.core.manifest import BytesOf
 from edgellm.core.npu import NpuReport
 from edgellm.core.precision import Precisions
+from edgellm.core.scheme import Tuning
 from edgellm.core.signature import InputSpec, OutputSpec, Signature
 from edgellm.core.target import Target
 
@@ -36,7 +37,7 @@ class Prepared:
         finite_mask: whether the module masks with finite numbers; where not, the traced graph is clamped.
         samples: calibration inputs, for schemes that calibrate.
         ranges: how they choose the range of an activation, a key of `core.scheme.RANGES`.
-        fit: whether weights are fitted to the samples where the scheme gains by it, and not rounded to the nearest.
+        tuning: what the samples change besides; equalizing is done.
 
     """
 
@@ -47,7 +48,7 @@ class Prepared:
     finite_mask: bool = True
     samples: Samples = ()
     ranges: str = "mse"
-    fit: bool = True
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True)

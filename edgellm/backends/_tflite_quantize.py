@@ -31,8 +31,8 @@ SLOW_INT4 = (
 
 _UNREACHED = -1e30
 
-_MATMUL, _LOOKUP = "FULLY_CONNECTED", "EMBEDDING_LOOKUP"
-_WEIGHTS = {_MATMUL: 1, _LOOKUP: 1}
+MATMUL, _LOOKUP = "FULLY_CONNECTED", "EMBEDDING_LOOKUP"
+_WEIGHTS = {MATMUL: 1, _LOOKUP: 1}
 """Operators that read a layer's weights, to the input that holds them."""
 
 
@@ -60,7 +60,7 @@ def quantize(source: Path, module: nn.Module, precisions: Precisions, path: Path
     recipe = recipe_manager.RecipeManager()
     _add(recipe, ".*", qtyping.TFLOperationName.ALL_SUPPORTED, precisions.default)
     if precisions.layers or SCHEMES[precisions.default].bits == 4:
-        for each in _readers(source, module):
+        for each in readers(source, module):
             scheme = SCHEMES[precisions.default] if each.layer is None else precisions.of(each.layer)
             # What is too small to be rounded on text is not worth 4 bits.
             few = scheme.bits == 4 and each.kind == _LOOKUP and each.rows < MIN_ROWS
@@ -98,7 +98,7 @@ def _add(recipe: RecipeManager, scope: str, operation: Any, scheme: str, *, whol
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """An operator that reads a matrix of constants.
 
     Attributes:
@@ -116,7 +116,8 @@ class _Reader:
     width: int
 
 
-def _readers(source: Path, module: nn.Module) -> Iterator[_Reader]:
+def readers(source: Path, module: nn.Module) -> Iterator[Reader]:
+    """Yield the operators of an fp32 file that read the weights of a module's layers, or other matrices of constants."""
     from ai_edge_quantizer.utils import tfl_flatbuffer_utils as file
 
     layer_of = layer_of_constant(module)
@@ -134,4 +135,4 @@ def _readers(source: Path, module: nn.Module) -> Iterator[_Reader]:
                 continue
             if tensor.buffer not in found:
                 found[tensor.buffer] = layer_of(data)
-            yield _Reader(file.get_op_scope(operator, graph.tensors), kind, found[tensor.buffer], *data.shape)
+            yield Reader(file.get_op_scope(operator, graph.tensors), kind, found[tensor.buffer], *data.shape)

@@ -59,6 +59,11 @@ class Range:
     zero: int
     lowest: int
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value."""
+        return (self.lowest - self.zero) * self.scale, (self.lowest + _LEVELS - self.zero) * self.scale
+
     @staticmethod
     def of(low: float, high: float, *, signed: bool) -> Range:
         """Return the range from `low` to `high`, widened to hold 0."""
@@ -113,21 +118,61 @@ def calibrate(
                 "No linear of this model can be calibrated: it calls none in the usual way.",
                 hint="Try --scheme int8-dynamic.",
             )
-        rows = max(1, _ROWS // len(samples))
-        read, written = ({name: Seen(rows) for name in names} for _ in range(2))
-        watch(
-            module, names, samples,
-            reads=lambda name, value: read[name].add(value),
-            writes=(lambda name, value: written[name].add(value)) if outputs else None,
-        )  # fmt: skip
-        for name in names:
+        for name, (read, written) in _observed(module, names, samples, outputs=outputs).items():
             each = linear(module, name)
             # Behind the hook that equalizes: a range is of what the weights meet.
-            on_input(each, read[name].range(method, signed).round, partial(when, name, "inputs"))
+            on_input(each, read.range(method, signed).round, partial(when, name, "inputs"))
             if outputs:
-                _even_out(each, written[name])
-                _on_output(each, written[name].range(method, signed).round, partial(when, name, "outputs"))
+                _even_out(each, written)
+                _on_output(each, written.range(method, signed).round, partial(when, name, "outputs"))
     return names, left
+
+
+def ranges_of(
+    module: nn.Module, samples: Samples, *, method: str, wanted: Callable[[str], bool]
+) -> dict[str, tuple[Range, Range]]:
+    """Return the signed 8-bit ranges of what linears read and write, for backends that quantize the graph themselves.
+
+    Output channels that stick out are evened out in place, so that fp32 stays as it is: what a linear itself writes is what
+    has the range.
+
+    Args:
+        module: in evaluation mode.
+        samples: calibration inputs.
+        method: how ranges are chosen, a key of `core.scheme.RANGES`.
+        wanted: tells which linears, by name.
+
+    Raises:
+        InputError: one that is wanted can't be observed.
+
+    """
+    with one_thread():
+        names, left = ([name for name in found if wanted(name)] for found in called(module, samples[0]))
+        if left:
+            raise InputError(
+                f"{left[0]} has no calibrated range: this model does not call it in the usual way.",
+                hint="Leave it out of the layers with int8-static.",
+            )
+        found = {}
+        for name, (read, written) in _observed(module, names, samples, outputs=True).items():
+            _even_out(linear(module, name), written)
+            _on_output(linear(module, name), lambda value: value, partial(always, name, "outputs"))
+            found[name] = (read.range(method, True), written.range(method, True))
+    return found
+
+
+def _observed(
+    module: nn.Module, names: Sequence[str], samples: Samples, *, outputs: bool
+) -> dict[str, tuple[Seen, Seen]]:
+    """Return what linears read, and what they write if `outputs`."""
+    rows = max(1, _ROWS // len(samples))
+    seen = {name: (Seen(rows), Seen(rows)) for name in names}
+    watch(
+        module, names, samples,
+        reads=lambda name, value: seen[name][0].add(value),
+        writes=(lambda name, value: seen[name][1].add(value)) if outputs else None,
+    )  # fmt: skip
+    return seen
 
 
 def even_out(module: nn.Module, samples: Samples) -> None:
@@ -274,7 +319,7 @@ def _divergence(values: torch.Tensor, candidate: Range) -> float:
     After Migacz, 8-bit inference with TensorRT (GTC 2017): what is clipped counts at the ends, and each step shares its
     count evenly among the bins that it covers and that hold anything.
     """
-    ends = [(level - candidate.zero) * candidate.scale for level in (candidate.lowest, candidate.lowest + _LEVELS)]
+    ends = candidate.ends
     clipped = values.clamp(*ends)
     inside = values[(values >= ends[0]) & (values <= ends[1])]
     before, kept = (torch.histc(part, _BINS, *ends) for part in (clipped, inside))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edgellm.backends import MIN_TOKENS, Prepared
+from edgellm.backends.bias import correct_biases, unrounded
 from edgellm.backends.calibrate import rounded_weight
 from edgellm.backends.observe import Samples, called, linear, looked_up_by, one_thread, watch
 from edgellm.backends.rounding import BYTE, LARGEST, MIN_ROWS, fitted, group_of, layers_of, to_nearest
@@ -65,12 +66,17 @@ class Gain:
 def round_prepared(
     prepared: Prepared, precisions: Precisions, fmt: str, grouped: Grouped | None = None
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Round what a backend was given as `round_weights` does, for a format; return the names of the layers, and notes."""
+    """Round what a backend was given as `round_weights` does, for a format; return the names of the layers, and notes.
+
+    Biases are corrected where that is asked for, those of linears with 8-bit weights too.
+    """
     # Where nothing calibrates, any text tells which tables are looked up.
     samples = prepared.samples or [example(prepared, MIN_TOKENS)]
-    fit = prepared.fit and bool(prepared.samples)
+    fit = prepared.tuning.fit and bool(prepared.samples)
+    plain = unrounded(prepared)
     names, gain = round_weights(prepared.module, precisions, samples, grouped, fit=fit)
-    return names, gain.notes(f"4-bit weights of {fmt}")
+    corrected = correct_biases(prepared, plain, fmt, precisions)
+    return names, (*gain.notes(f"4-bit weights of {fmt}"), *corrected)
 
 
 def round_weights(

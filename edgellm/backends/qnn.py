@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edgellm.abi.qnn import NODE
 from edgellm.backends import Lowered, Prepared, contents_of
 from edgellm.backends._onnx_graph import constants_of, readers_of
+from edgellm.backends.bias import correct_biases, unrounded
 from edgellm.backends.calibrate import Range, Seen, even_out
 from edgellm.backends.fitting import fit_channels
 from edgellm.backends.onnx import export
@@ -59,7 +60,9 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
     """
     assert target.htp is not None
     scheme = precisions.name
-    notes = fit_channels(prepared.module, prepared.samples).notes("8-bit weights of qnn") if prepared.fit else ()
+    plain, fit = unrounded(prepared), prepared.tuning.fit
+    notes = fit_channels(prepared.module, prepared.samples).notes("8-bit weights of qnn") if fit else ()
+    notes += correct_biases(prepared, plain, "qnn", precisions)
     if scheme == "int8-static":
         even_out(prepared.module, prepared.samples)
     model, cost = export(prepared, target)

@@ -7,15 +7,20 @@ apart is Vela's own arithmetic, which is TFLite's but for tables that it interpo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
 from edgellm.backends import Lowered, Prepared, contents_of
+from edgellm.backends._ethos_u_bytes import narrowed
 from edgellm.backends._ethos_u_graph import restate
 from edgellm.backends._ethos_u_quantize import Feeds, quantize
+from edgellm.backends.bias import correct_biases, unrounded
+from edgellm.backends.calibrate import ranges_of
 from edgellm.backends.constructs import converting
 from edgellm.backends.observe import one_thread
 from edgellm.backends.tflite import Named, constants_of
@@ -30,7 +35,8 @@ from edgellm.runtime.engines.tflite import signature_name
 from edgellm.toolchain import vela
 from edgellm.toolchain.vela_output import read_refused, read_summary
 
-SCHEME = "a16w8"
+NARROW = "int8-static"
+"""Scheme of a linear that reads and writes bytes; all else is a16w8."""
 
 ON_CPU: tuple[str, ...] = ("CAST", "DEQUANTIZE", "EMBEDDING_LOOKUP", "QUANTIZE")
 """Operators that may stay on the CPU: those that look ids up, and those where integers begin and end."""
@@ -49,7 +55,7 @@ _TEXTS = 32
 
 
 def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Path) -> Lowered:
-    """Write model-a16w8.tflite, the reference, and model-a16w8_vela.tflite, which has one length: the longest bucket.
+    """Write model-SCHEME.tflite, the reference, and model-SCHEME_vela.tflite, which has one length: the longest bucket.
 
     Raises:
         InputError: nothing to calibrate on, or the model can't be converted or compiled.
@@ -61,7 +67,8 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
     scheme = precisions.name
     accelerator = Accelerator.of(target.npu.accelerator, target.npu.system, target.npu.memory_mode)
     reference = folder / f"model-{scheme}.tflite"
-    kept = write_reference(prepared, accelerator.matmul_bits, reference)
+    corrected = correct_biases(prepared, unrounded(prepared), "tflite", precisions)
+    kept = write_reference(prepared, precisions, accelerator.matmul_bits, reference)
     compiled = vela.compile_model(reference, accelerator, folder, on_cpu=kept)
     data = compiled.file.read_bytes()
     report = report_of(compiled, data, reference.read_bytes(), accelerator, kept)
@@ -73,7 +80,7 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
         session_options={},
         delegation=delegation_of(report),
         contents=contents_of(constants_of(bytearray(data)), len(data)),
-        notes=(NOT_RUN,),
+        notes=(*corrected, NOT_RUN),
         reference=reference.name,
         npu=report,
     )
@@ -88,8 +95,10 @@ def delegation_of(report: NpuReport) -> Delegation:
     )  # fmt: skip
 
 
-def write_reference(prepared: Prepared, matmul_bits: int, path: Path) -> tuple[str, ...]:
+def write_reference(prepared: Prepared, precisions: Precisions, matmul_bits: int, path: Path) -> tuple[str, ...]:
     """Write the quantized TFLite file at the longest bucket's length, and return operators in it for the CPU alone.
+
+    Linears whose scheme is int8-static have 8-bit activations, all else 16-bit ones.
 
     Raises:
         InputError: there is nothing to calibrate on, or the model can't be traced or converted.
@@ -98,12 +107,17 @@ def write_reference(prepared: Prepared, matmul_bits: int, path: Path) -> tuple[s
     import litert_torch
 
     if not prepared.samples:
-        raise InputError(f"{SCHEME} calibrates ranges, and there are no calibration texts.")
+        raise InputError(f"{precisions.name} calibrates ranges, and there are no calibration texts.")
+    narrow = ranges_of(
+        prepared.module, prepared.samples, method=prepared.ranges,
+        wanted=lambda layer: precisions.of(layer).name == NARROW,
+    )  # fmt: skip
     tokens = prepared.buckets[-1]
     feeds = [_padded(prepared, sample, tokens) for sample in prepared.samples]
     inputs = example(prepared, tokens, torch.int32)
     name = signature_name(tokens)
     program = trace_static(prepared.module, inputs)
+    narrow = {layer: ranges for layer, ranges in narrow.items() if layer in _computed(program)}
     with one_thread():
         some = feeds[:: max(1, len(feeds) // _TEXTS)]
         module = restate(program.module(), some)
@@ -112,9 +126,18 @@ def write_reference(prepared: Prepared, matmul_bits: int, path: Path) -> tuple[s
         named = Named(module, prepared.output.name)
         litert_torch.signature(name, named, None, inputs).convert().export(str(plain))
     arrays: list[Feeds] = [{key: value.numpy() for key, value in item.items()} for item in feeds]
-    kept = quantize(plain, name, arrays, matmul_bits, path)
+    kept = quantize(plain, name, arrays, matmul_bits, path, narrowed(plain, prepared.module, narrow))
     plain.unlink()
     return kept
+
+
+def _computed(program: ExportedProgram) -> set[str]:
+    """Return the layers whose weights have a part in the outputs: others are in no file (a pooler that nobody asks)."""
+    graph = copy.deepcopy(program.graph)
+    graph.eliminate_dead_code()
+    names = program.graph_signature.inputs_to_parameters
+    used = {node.target for node in graph.nodes if node.op == "placeholder" and node.users}
+    return {name.removesuffix(".weight") for place, name in names.items() if place in used}
 
 
 def report_of(

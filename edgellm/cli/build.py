@@ -43,6 +43,9 @@ from edgellm.core import strict
     "--no-fit", is_flag=True, help="Round weights to the nearest, where they would be fitted to calibration texts."
 )
 @click.option(
+    "--correct-bias", is_flag=True, help="Let biases make up for what rounding weights adds to a linear's mean output."
+)
+@click.option(
     "--max-fallback", type=float,
     help="Share of the multiply-accumulates that may stay outside the delegate, 0 to 1; if left out, none on an NPU.",
 )  # fmt: skip
@@ -62,7 +65,7 @@ def build(
     model: str | None, target: str, formats: tuple[str, ...], scheme: tuple[str, ...], layers: str | None, task: str | None,
     tokenizer: str | None, pooling: str | None, calibration: str | None, ranges: str | None, golden: str | None,
     evaluation: str | None, max_drop: float | None, vocab_from: str | None, alternatives: int, no_equalize: bool,
-    no_fit: bool, max_fallback: float | None, min_agreement: float, min_exact: float | None,
+    no_fit: bool, correct_bias: bool, max_fallback: float | None, min_agreement: float, min_exact: float | None,
     seq_len: tuple[int, ...] | None, out: str | None, verify_on_device: bool, no_cache: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build a verified bundle from MODEL.
@@ -79,7 +82,8 @@ def build(
             model, target=target, formats=formats, scheme=scheme or None, layers=layers, task=task, tokenizer=tokenizer,
             pooling=pooling,
             calibration=calibration, ranges=ranges, golden=golden, eval=evaluation, max_drop=max_drop, vocab_from=vocab_from,
-            alternatives=alternatives, equalize=not no_equalize, fit=not no_fit, max_fallback=max_fallback,
+            alternatives=alternatives, equalize=not no_equalize, fit=not no_fit, correct_bias=correct_bias,
+            max_fallback=max_fallback,
             min_agreement=min_agreement, min_exact=min_exact, seq_len=seq_len, out=out, verify_on_device=verify_on_device,
             cache=not no_cache, progress=progress,
         )  # fmt: skip

@@ -30,11 +30,13 @@ class _Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.command()
 @click.argument("model")
 @click.option("--target", required=True, help="What to search for; 'edgellm targets' lists them.")
-@click.option("--format", "fmt", help="A format that runs on a CPU; the target's first if left out.")
+@click.option("--format", "fmt", help="One that runs on a CPU or an Ethos-U; the target's first if left out.")
 @click.option("--max-drop", type=float, default=1.0, show_default=True, help="Points that may be lost against fp32.")
 @click.option("--max-size", type=_Size(), help="Bytes of the artifact: 16MB.")
-@click.option("--max-cost", type=float, help="Time or instructions, as a part of uniform int8-dynamic's: 0.9.")
-@click.option("--minimize", default="size", show_default=True, help="size, latency or instructions.")
+@click.option("--max-cost", type=float, help="Time or instructions, as a part of the uniform artifact's: 0.9.")
+@click.option(
+    "--minimize", default="size", show_default=True, help="size, latency, instructions, or estimate (Ethos-U)."
+)
 @click.option(
     "--trials", type=int, default=30, show_default=True, help="Trials of the study, those of earlier runs included."
 )
@@ -70,7 +72,8 @@ def search(
     """Find the smallest or fastest artifact of MODEL that keeps to bounds, by a scheme for each group of layers.
 
     Each trial is lowered and run. A study that was interrupted goes on with --resume; several processes may share one.
-    NPUs and GPUs are not searched: they take one scheme for the whole model.
+    What is uniform is int8-dynamic in all layers, and a16w8 on an Ethos-U, whose linears may have 8-bit activations and whose
+    time is Vela's estimate. Other NPUs and GPUs take one scheme for the whole model and are not searched.
     """
     from edgellm.search import Options, search
 
@@ -114,13 +117,13 @@ def shown(front: Front) -> str:
     width = max(len(group.name) for group in front.groups)
     lines += [f"  {group.name.ljust(width)}  {point.schemes[group.name]}" for group in front.groups]
     if front.confirmed is not None:
-        found = front.confirmed
+        found, uniform = front.confirmed, f"uniform {front.base}"
         score = "" if found.source is None else f" (fp32 {found.source:.4f})"
         lines += [
             "",
             f"On {found.n} texts that chose nothing ({found.data}), {found.metric}{score}:",
-            f"  chosen                lost {_drop(found.chosen)}",
-            f"  uniform int8-dynamic  lost {_drop(found.uniform)}",
+            f"  {'chosen'.ljust(len(uniform))}  lost {_drop(found.chosen)}",
+            f"  {uniform}  lost {_drop(found.uniform)}",
         ]
     if point.golden < 0.99:
         lines += ["", f"It agrees with fp32 on {point.golden:.1%} of the golden cases, below a build's gate of 0.99."]
@@ -150,14 +153,15 @@ def _gained(front: Front) -> str:
     words = {
         "size": ("smaller", "larger"), "latency": ("less time", "more time"),
         "instructions": ("fewer instructions", "more instructions"),
+        "estimate": ("less time by the compiler's estimate", "more time by the compiler's estimate"),
     }[front.minimize]  # fmt: skip
-    return f", {abs(front.gain):.1%} {words[front.gain < 0]} than uniform int8-dynamic"
+    return f", {abs(front.gain):.1%} {words[front.gain < 0]} than uniform {front.base}"
 
 
 def _bounds(front: Front) -> str:
     bounds = front.bounds
     size = "" if bounds.max_size is None else f", {bounds.max_size / 1e6:g} MB"
-    cost = "" if bounds.max_cost is None else f", {bounds.max_cost:g} of uniform int8-dynamic's cost"
+    cost = "" if bounds.max_cost is None else f", {bounds.max_cost:g} of uniform {front.base}'s cost"
     return f"{bounds.max_drop:g} points lost{size}{cost}"
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgellm.core import strict
-from edgellm.core.scheme import MIXED, PORTABLE, SCHEMES, Scheme, ensure_expressed
+from edgellm.core.scheme import MIXED, MIXING, SCHEMES, Scheme, Tuning, ensure_expressed
 from edgellm.errors import InputError, UsageError, unknown
 
 
@@ -69,9 +69,9 @@ class Precisions:
         """Whether activations of any layer have ranges that are calibrated on text."""
         return any(scheme.static for scheme in self.schemes)
 
-    def calibrates(self, backend: str, *, equalize: bool = True, fit: bool = True) -> bool:
-        """Tell whether lowering by a backend runs calibration texts; equalizing and fitting may be left out."""
-        return any(scheme.calibrates(backend, equalize=equalize, fit=fit) for scheme in self.schemes)
+    def calibrates(self, backend: str, tuning: Tuning | None = None) -> bool:
+        """Tell whether lowering by a backend runs calibration texts; as it is tuned by default if None."""
+        return any(scheme.calibrates(backend, tuning) for scheme in self.schemes)
 
     def of(self, layer: str) -> Scheme:
         """Return the scheme of a layer."""
@@ -95,10 +95,11 @@ class Precisions:
             UsageError: the backend can't express one (with the reason), or takes one scheme for the whole model.
 
         """
-        if self.layers and backends[fmt] not in PORTABLE:
+        if self.layers and backends[fmt] not in MIXING:
             raise UsageError(f"{fmt} can't express {MIXED}: its backend takes one scheme for the whole model.")
-        for scheme in self.schemes:
-            ensure_expressed(scheme, fmt, backends)
+        for number, scheme in enumerate(self.schemes):
+            if not (number and backends[fmt] in scheme.in_part):
+                ensure_expressed(scheme, fmt, backends)
 
     def ensure_named(self, layers: Iterable[str]) -> None:
         """Check that each name and each pattern is that of a layer.
@@ -119,9 +120,13 @@ class Precisions:
             )
 
 
-def mixable() -> list[str]:
-    """Return the names of the schemes that a single layer can have."""
-    return [scheme.name for scheme in SCHEMES.values() if not scheme.whole]
+def mixable(backend: str | None = None) -> list[str]:
+    """Return the names of the schemes that a single layer can have: by a backend that mixes them, or by any if None."""
+    return [
+        scheme.name
+        for scheme in SCHEMES.values()
+        if not scheme.whole and (backend is None or backend in (*scheme.backends, *scheme.in_part))
+    ]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ RANGES: dict[str, str] = {
 MIXED = "mixed"
 """Name of the scheme of a model whose layers have several; it is no row of the table."""
 
+MIXING: tuple[str, ...] = (*PORTABLE, "tflite-ethos-u")
+"""Backends that can give layers of a model schemes of their own."""
+
 _NO_KERNEL = "its engine has no kernels for that"
 _HTP = {"qnn": "the HTP computes in 8 and 16 bits"}
 _UNPACKED = {
@@ -49,6 +52,22 @@ _UNPACKED = {
     "outside the delegate"
 }
 _APPLE_AND_GPU = ("executorch-coreml", "executorch-vulkan", "mlpackage")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What calibration texts change in a model, beside ranges of activations; each says in a note what it gained.
+
+    Attributes:
+        equalize: whether outlying channels are evened out where a scheme gains by it. Exact in fp32.
+        fit: whether weights are fitted where a scheme gains by it, and not rounded to the nearest.
+        correct_bias: whether biases make up for what rounding the weights adds to a linear's mean output.
+
+    """
+
+    equalize: bool = True
+    fit: bool = True
+    correct_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,7 @@ class Scheme:
             evened out first, on calibration text.
         static: whether activations have ranges that are calibrated on text.
         bits: of a weight.
+        in_part: backends that can give it to single layers, and to no whole model.
         whole: whether it is of the graph as a whole, so that no layer alone can have it.
         refused: backend to the reason why it can't express this scheme, where there is more to say than that it has no
             kernels.
@@ -75,6 +95,7 @@ class Scheme:
     equalized: tuple[str, ...] = ()
     static: bool = False
     bits: Literal[4, 8, 16, 32] = 8
+    in_part: tuple[str, ...] = ()
     whole: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -83,9 +104,16 @@ class Scheme:
         """Whether weights are so coarse that they are rounded by what calibration texts make of the rounding."""
         return self.bits == 4
 
-    def calibrates(self, backend: str, *, equalize: bool = True, fit: bool = True) -> bool:
-        """Tell whether lowering by a backend runs calibration texts; equalizing and fitting may be left out."""
-        return self.static or (fit and self.fitted) or (equalize and backend in self.equalized)
+    @property
+    def rounded(self) -> bool:
+        """Whether weights become integers."""
+        return self.bits in (4, 8)
+
+    def calibrates(self, backend: str, tuning: Tuning | None = None) -> bool:
+        """Tell whether lowering by a backend runs calibration texts; as it is tuned by default if None."""
+        asked = tuning or Tuning()
+        tuned = (asked.fit and self.fitted) or (asked.equalize and backend in self.equalized)
+        return self.static or tuned or (asked.correct_bias and self.rounded)
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -113,8 +141,10 @@ SCHEMES: dict[str, Scheme] = {
             (*PORTABLE, "qnn"),
             equalized=(*PORTABLE, "qnn"),
             static=True,
+            in_part=("tflite-ethos-u",),
             refused={
-                "tflite-ethos-u": "with 8-bit activations throughout an encoder's answers collapse; it has 16-bit ones"
+                "tflite-ethos-u": "with 8-bit activations throughout an encoder's answers collapse; linears may have them where "
+                "all else is a16w8: --scheme mixed"
             },
         ),
         Scheme(
@@ -122,7 +152,6 @@ SCHEMES: dict[str, Scheme] = {
             "int8 weights per channel; 16-bit activations throughout, calibrated on text",
             ("qnn", "tflite-ethos-u"),
             static=True,
-            whole=True,
             refused=dict.fromkeys(
                 PORTABLE,
                 "the CPU's kernels would compute 16-bit activations in fp32, which costs time and gains nothing",

@@ -9,8 +9,9 @@ from edgellm.core.evaluation import Drop
 
 MINIMIZED: dict[str, str] = {
     "size": "bytes of the artifact",
-    "latency": "time of one inference, measured on this machine beside uniform int8-dynamic",
-    "instructions": "instructions of one inference, counted on an emulated CPU beside uniform int8-dynamic",
+    "latency": "time of one inference, measured on this machine beside the base",
+    "instructions": "instructions of one inference, counted on an emulated CPU beside the base",
+    "estimate": "time of one inference on an NPU as its compiler estimates it, beside the base: nothing was measured",
 }
 """What `--minimize` takes, and what it is."""
 
@@ -22,7 +23,7 @@ class Bounds:
     Attributes:
         max_drop: points that may be lost against the fp32 source on the texts that choose.
         max_size: bytes of the artifact; None for no bound.
-        max_cost: time or instructions of one inference, as a part of uniform int8-dynamic's; None for no bound.
+        max_cost: time or instructions of one inference, as a part of the base's; None for no bound.
 
     """
 
@@ -36,7 +37,7 @@ class Bounds:
         Args:
             drop: points lost.
             size: bytes.
-            cost: part of uniform int8-dynamic's; None where it was not measured.
+            cost: part of the base's; None where it was not measured.
 
         """
         found = {"drop": drop - self.max_drop}
@@ -55,7 +56,7 @@ class Group:
         name: their kind, and the blocks that they are in: "ffn-out 2-3".
         layers: names of modules.
         weights: of all of them.
-        noise: power of what 4-bit weights do to the model's outputs, as a part of the outputs' own, in a simulation in
+        noise: power of what the coarsest scheme does to the model's outputs, as a part of the outputs' own, in a simulation in
             which nothing else is quantized; summed over the layers. None where it can't be observed.
         choices: schemes that they may have.
 
@@ -78,7 +79,7 @@ class Point:
         schemes: group to scheme.
         drop: what it lost against the fp32 source on the texts that choose, in points.
         bytes: of the artifact.
-        cost: time or instructions of one inference, as a part of uniform int8-dynamic's; None where not measured.
+        cost: time or instructions of one inference, as a part of the base's; None where not measured.
         golden: agreement on the golden cases, which chooses nothing.
         broken: the bounds it does not keep: bound to the excess (see `Bounds.excess`).
 
@@ -113,7 +114,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The chosen point, and uniform int8-dynamic beside it, on texts that chose nothing, measured once at the end.
+    """The chosen point, and the base beside it, on texts that chose nothing, measured once at the end.
 
     Attributes:
         data: where the texts are from.
@@ -121,7 +122,7 @@ class Confirmed:
         metric: what is lost.
         source: the fp32 source's score; None where agreement with it is the metric.
         chosen: what the chosen point lost, in points.
-        uniform: what uniform int8-dynamic lost.
+        uniform: what the base lost.
 
     """
 
@@ -141,6 +142,7 @@ class Front:
         model: name of the source.
         model_sha256: of it.
         target, format: what artifacts are for.
+        base: scheme of what everything is compared with, in all layers.
         minimize: a key of `MINIMIZED`.
         measured_on: what the cost was measured on, and at which lengths; empty where only size counts.
         bounds: what a point has to keep to.
@@ -153,9 +155,9 @@ class Front:
         failures: those that did not.
         front: numbers of the points within the bounds on size and cost that no other betters in both points lost and what is
             minimized, cheapest first.
-        uniform: number of uniform int8-dynamic.
+        uniform: number of the base.
         chosen: number of the cheapest point within all bounds; None where there is none.
-        gain: part of what is minimized that the chosen point saves against uniform int8-dynamic, 0 to 1.
+        gain: part of what is minimized that the chosen point saves against the base, 0 to 1.
         confirmed: the chosen point on other texts.
         command: that builds it.
 
@@ -165,6 +167,7 @@ class Front:
     model_sha256: str
     target: str
     format: str
+    base: str
     minimize: str
     measured_on: str
     bounds: Bounds

@@ -23,7 +23,7 @@ from edgellm.search.setup import Options, Setup, checked
 from edgellm.stages import search_space, search_trial
 from edgellm.stages.cache import Cache, key_of
 from edgellm.stages.jobs import Job, run_jobs
-from edgellm.stages.search_space import BASE, Layer
+from edgellm.stages.search_space import Layer
 from edgellm.stages.source import identity as source_identity
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def _searched(setup: Setup, store: Cache, log: Path, told: Told, say: Say) -> Fr
         groups = search_space.group_layers(_ranked(setup, store, log), setup.schemes)
         with studies.turn(setup.url):
             study = study or studies.create_study(setup.url, options.study)
-            studies.describe(study, setup.identity(), groups, search_space.seeds(groups, setup.schemes))
+            studies.describe(study, setup.identity(), groups, search_space.seeds(groups, setup.schemes, setup.base))
     assert study is not None
     say("asking the fp32 source")
     said = search_trial.asked_source(setup.plan, setup.choose, store, log)
-    say(f"lowering uniform {BASE}")
-    with search_trial.lowered(setup.plan, search_space.precisions_of((), {}), store, log) as base:
+    say(f"lowering uniform {setup.base}")
+    with search_trial.lowered(setup.plan, search_space.precisions_of((), {}, setup.base), store, log) as base:
         evaluate = _Evaluator(setup, groups, said, base, store, log)
         studies.run(
             study, setup.url, groups, evaluate, trials=options.trials, seed=options.seed, bounds=setup.bounds,
@@ -99,9 +99,9 @@ def _searched(setup: Setup, store: Cache, log: Path, told: Told, say: Say) -> Fr
             say("confirming the chosen point on other texts")
             confirmed = _confirmed(setup, groups, chosen, base, store, log)
     loss = search_trial.lost(setup.plan.source, setup.choose, said, said)
-    uniform = next((point for point in points if set(point.schemes.values()) == {BASE}), None)
+    uniform = next((point for point in points if set(point.schemes.values()) == {setup.base}), None)
     front = Front(
-        setup.plan.source.name, setup.plan.source.sha256, setup.plan.target.name, setup.format, setup.minimize,
+        setup.plan.source.name, setup.plan.source.sha256, setup.plan.target.name, setup.format, setup.base, setup.minimize,
         "" if setup.meter is None else str(setup.meter), setup.bounds, loss.metric, setup.choose.about, setup.choose.n,
         options.seed, groups, points, failures, search_space.front_of(points, setup.minimize),
         None if uniform is None else uniform.number, None if chosen is None else chosen.number,
@@ -114,7 +114,7 @@ def _searched(setup: Setup, store: Cache, log: Path, told: Told, say: Say) -> Fr
 
 
 class _Evaluator:
-    """Measures points; uniform int8-dynamic stays open beside them."""
+    """Measures points; the uniform one stays open beside them."""
 
     def __init__(
         self, setup: Setup, groups: Sequence[Group], said: Sequence[object], base: Bundle, store: Cache, log: Path
@@ -126,7 +126,7 @@ class _Evaluator:
         from edgellm.stages.search_study import Outcome
 
         setup = self._setup
-        precisions = search_space.precisions_of(self._groups, schemes)
+        precisions = search_space.precisions_of(self._groups, schemes, setup.base)
         with search_trial.lowered(setup.plan, precisions, self._store, self._log) as bundle:
             artifact = bundle.manifest.artifacts[0]
             got = search_trial.ask(bundle, setup.choose, self._store)
@@ -136,10 +136,11 @@ class _Evaluator:
 
 
 def _ranked(setup: Setup, store: Cache, log: Path) -> list[Layer]:
-    """Return the model's layers with what 4 bits do to each, from the cache or by a job."""
+    """Return the model's layers with what the coarsest scheme does to each, from the cache or by a job."""
     plan = setup.plan
     facts: dict[str, Any] = {
-        "format": setup.format, "texts": plan.calibration, "ranges": plan.ranges, "max_tokens": plan.max_tokens,
+        "format": setup.format, "coarse": search_space.coarser_than(setup.base), "texts": plan.calibration,
+        "ranges": plan.ranges, "max_tokens": plan.max_tokens,
     }  # fmt: skip
     tools = ("numpy", "tokenizers", "torch", "transformers")
     key = key_of("rank", tools, source=source_identity(plan.source), cpu=cpu_identity(), **facts)
@@ -162,7 +163,7 @@ def _confirmed(
     questions = setup.confirm
     assert questions is not None
     said = search_trial.asked_source(setup.plan, questions, store, log)
-    precisions = search_space.precisions_of(groups, chosen.schemes)
+    precisions = search_space.precisions_of(groups, chosen.schemes, setup.base)
     with search_trial.lowered(setup.plan, precisions, store, log) as bundle:
         found, uniform = (
             search_trial.lost(setup.plan.source, questions, said, search_trial.ask(each, questions, store))

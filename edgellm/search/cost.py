@@ -1,4 +1,4 @@
-"""What an artifact costs beside another: a ratio, of times on this machine or of emulated instructions."""
+"""What an artifact costs beside another: a ratio, of times on this machine, emulated instructions, or a compiler's estimates."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edgellm.emulation.cpus import CPUS
 from edgellm.errors import UsageError
 from edgellm.runtime.bundle import Bundle
 from edgellm.runtime.machine import machine
+from edgellm.toolchain import vela
 
 RUNS = 60
 """Timed runs of each artifact at each length, in blocks that take turns."""
@@ -25,17 +26,19 @@ class Meter:
     """How a target's cost is measured.
 
     Attributes:
-        kind: "latency" or "instructions".
-        devices: where.
+        kind: "latency", "instructions" or "estimate".
+        devices: where; none of an estimate.
 
     """
 
     kind: str
-    devices: tuple[Device, ...]
+    devices: tuple[Device, ...] = ()
 
     def __str__(self) -> str:
         if self.kind == "latency":
             return f"median time of {RUNS} runs on {machine()}, one thread"
+        if self.kind == "estimate":
+            return f"Vela {vela.version()}'s estimate of the time on the NPU, where nothing was run"
         return f"instructions on {' and '.join(device.name for device in self.devices)}"
 
     def ratio(self, bundle: Bundle, base: Bundle) -> float:
@@ -54,25 +57,35 @@ class Meter:
             names = ("base", "other")  # the two may be of different models
             records = bench((base, bundle), self.devices[0], runs=RUNS, names=names).records
             costs = [[r.p50_ms for r in records if r.id.startswith(f"{name} ")] for name in names]
+        elif self.kind == "estimate":
+            costs = [[each.npu.estimated_ms] for each in (second, first) if each.npu is not None]
         else:
             costs = [[float(r.instructions) for r in count((each,), self.devices).records] for each in (base, bundle)]
         return _geometric_mean([after / before for before, after in zip(*costs, strict=True)])
 
 
 def meter_for(target: Target, fmt: str, kind: str) -> Meter:
-    """Return how the cost of a target's artifacts is measured here.
+    """Return how the cost of a target's artifacts is known here.
 
     Args:
         target: what they are for.
         fmt: their format.
-        kind: "latency" (which is counted in instructions where the target's CPU is not this machine's kind) or
-            "instructions".
+        kind: "latency" (which is counted in instructions where the target's CPU is not this machine's kind, and estimated
+            where its NPU is what runs), "instructions" or "estimate".
 
     Raises:
         UsageError: nothing here stands for the target.
         MissingDependencyError: the emulator is not set up.
 
     """
+    estimated = target.delegates[fmt] == "ethos-u"
+    if kind == "estimate" and not estimated:
+        raise UsageError(
+            f"No compiler estimates the time of {fmt} for {target.name}.",
+            hint="Use --minimize latency or instructions.",
+        )
+    if estimated and kind != "instructions":
+        return Meter("estimate")
     if kind == "latency" and target.arch == machine().arch:
         return Meter("latency", (Host(),))
     if target.arch != "aarch64":

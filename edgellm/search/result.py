@@ -11,7 +11,6 @@ from edgellm.core.search import Front, Group, Point
 from edgellm.errors import GateError
 from edgellm.search.setup import Setup
 from edgellm.stages import search_space
-from edgellm.stages.search_space import BASE
 
 FRONT, PLOT, CHOSEN, CALIBRATION = "front.json", "front.svg", "chosen.toml", "calibration.txt"
 """Files in the search's folder."""
@@ -21,7 +20,7 @@ _GATE = 0.99
 
 
 def gain(chosen: Point | None, uniform: Point | None, minimize: str) -> float | None:
-    """Return the part of what is minimized that a point saves against uniform int8-dynamic."""
+    """Return the part of what is minimized that a point saves against the uniform one."""
     if chosen is None or uniform is None:
         return None
     return 1 - chosen.objectives(minimize)[1] / uniform.objectives(minimize)[1]
@@ -32,7 +31,7 @@ def command(setup: Setup, groups: Sequence[Group], chosen: Point) -> str:
     options, plan = setup.options, setup.plan
     words = ["edgellm", "build", options.model, "--target", plan.target.name, "--format", setup.format]
     words += ["--scheme", "mixed", "--layers", str(setup.folder / CHOSEN)]
-    if search_space.precisions_of(groups, chosen.schemes).calibrates(plan.target.backend(setup.format)):
+    if search_space.precisions_of(groups, chosen.schemes, setup.base).calibrates(plan.target.backend(setup.format)):
         # Without labelled texts a third of the calibration texts chose, and must not calibrate now.
         own = str(setup.folder / CALIBRATION) if options.eval is None else options.calibration
         words += ["--calibration", own] if own else []
@@ -56,7 +55,7 @@ def write(setup: Setup, front: Front) -> None:
     if front.points:
         plot(front, setup.folder / PLOT)
     if front.chosen is not None:
-        precisions = search_space.precisions_of(front.groups, front.point(front.chosen).schemes)
+        precisions = search_space.precisions_of(front.groups, front.point(front.chosen).schemes, front.base)
         about = f"Chosen by edgellm search for {front.model}, {front.format} on {front.target}."
         (setup.folder / CHOSEN).write_text(search_space.as_toml(precisions, about), encoding="utf-8")
     if setup.options.eval is None:
@@ -76,7 +75,9 @@ def nothing(front: Front, setup: Setup) -> GateError:
     }  # fmt: skip
     broken = " and ".join(bounds[name] for name in closest.broken)
     cost = (
-        "" if closest.cost is None else f", {closest.cost:.2f} of uniform {BASE}'s {setup.meter and setup.meter.kind}"
+        ""
+        if closest.cost is None
+        else f", {closest.cost:.2f} of uniform {front.base}'s {setup.meter and setup.meter.kind}"
     )
     return GateError(
         f"None of {len(front.points)} points keeps the bounds. The closest, trial {closest.number}, breaks {broken}: "

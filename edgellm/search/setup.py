@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgellm.backends._vendor_sdks import ensure_sdk
 from edgellm.core import strict
-from edgellm.core.scheme import PORTABLE, SCHEMES
+from edgellm.core.scheme import MIXING, PORTABLE, SCHEMES
 from edgellm.core.search import MINIMIZED, Bounds
 from edgellm.core.target import Target
 from edgellm.errors import InputError, UsageError, unknown
@@ -16,7 +16,6 @@ from edgellm.search.cost import Meter, meter_for
 from edgellm.stages import search_space, search_trial, texts
 from edgellm.stages.examples import read_examples, strings_in, texts_in
 from edgellm.stages.plan import Plan, resolve
-from edgellm.stages.search_space import BASE
 from edgellm.stages.search_trial import Questions
 from edgellm.targets import load_target
 from edgellm.tasks import load_task
@@ -28,10 +27,7 @@ DEFAULT_TRIALS = 30
 MIN_TEXTS = 18
 """Calibration texts at least where there are no labelled ones: a third of them chooses."""
 
-_COSTS = {
-    "qnn": "Qualcomm's compiler estimates no time that could choose between them",
-    "tflite-ethos-u": "Vela's estimate of its time has no other to choose",
-}
+_COSTS = {"qnn": "Qualcomm's compiler estimates no time that could choose between them"}
 _NOT_RUN = "nothing here runs what is lowered for it, so that there is no cost that could choose"
 """Why what is known of a backend's cost decides nothing."""
 
@@ -43,11 +39,11 @@ class Options:
     Attributes:
         model: a folder written by `save_pretrained`.
         target: name of a target.
-        format: one that its CPU runs; the target's first if None.
+        format: one that its CPU or an Ethos-U runs; the target's first if None.
         minimize: a key of `core.search.MINIMIZED`.
         max_drop: points that may be lost against the fp32 source on the texts that choose.
         max_size: bytes of the artifact.
-        max_cost: time or instructions, as a part of uniform int8-dynamic's.
+        max_cost: time or instructions, as a part of the base's.
         trials: of the study, in all.
         schemes: that single layers may have; all that the format takes if empty.
         eval: labelled examples that choose; agreement on calibration texts chooses if None.
@@ -105,6 +101,11 @@ class Setup:
         return self.plan.formats[0]
 
     @property
+    def base(self) -> str:
+        """The scheme of what everything is compared with, in all layers."""
+        return search_space.base_of(self.plan.target.backend(self.format))
+
+    @property
     def url(self) -> str:
         """Of Optuna's storage."""
         return self.options.storage or f"sqlite:///{(self.folder / STUDY).absolute()}"
@@ -136,12 +137,18 @@ def checked(options: Options) -> Setup:
         raise unknown("cost to minimize", options.minimize, MINIMIZED)
     _check_numbers(options)
     _ensure_choice(aim, fmt)
+    if options.minimize == "size" and backends[fmt] not in PORTABLE:
+        raise UsageError(
+            f"Artifacts for {aim.name} differ in time and not in size, as weights have 8 bits in each.",
+            hint="Use --minimize latency.",
+        )
     counts = options.minimize != "size" or options.max_cost is not None
     schemes = search_space.schemes_for(backends[fmt], options.schemes, timed=counts)
     meter = meter_for(aim, fmt, "latency" if options.minimize == "size" else options.minimize) if counts else None
     folder = Path(options.out or f"{Path(options.model).name}-{aim.name}-search")
+    calibrates = search_space.coarser_than(search_space.base_of(backends[fmt])) if backends[fmt] in PORTABLE else None
     plan = resolve(
-        options.model, target=aim.name, formats=(fmt,), schemes=("int4-dynamic",), task=options.task,
+        options.model, target=aim.name, formats=(fmt,), schemes=(calibrates,) if calibrates else (), task=options.task,
         tokenizer=options.tokenizer, pooling=options.pooling, calibration=options.calibration, ranges=None,
         golden=options.golden, eval=None, max_drop=None, min_agreement=0.0, seq_len=options.seq_len,
         out=str(folder / "bundle"), vocab_from=None, describe=lambda name: {},
@@ -161,7 +168,7 @@ def _ensure_choice(aim: Target, fmt: str) -> None:
 
     """
     backend = aim.backend(fmt)
-    if backend in PORTABLE:
+    if backend in MIXING:
         return
     ensure_sdk(aim.delegates[fmt])
     able = " or ".join(name for name in SCHEMES if backend in SCHEMES[name].backends)
@@ -180,7 +187,7 @@ def _check_numbers(options: Options) -> None:
     if options.max_size is not None and options.max_size <= 0:
         raise UsageError(f"--max-size is {options.max_size}; it is a number of bytes above 0.")
     if options.max_cost is not None and not options.max_cost > 0:
-        raise UsageError(f"--max-cost is {options.max_cost:g}; it is a part of uniform {BASE}'s cost, above 0.")
+        raise UsageError(f"--max-cost is {options.max_cost:g}; it is a part of the uniform artifact's cost, above 0.")
     if options.trials < 1 or options.seed < 0:
         raise UsageError("--trials is 1 or more, --seed 0 or more.")
     if options.test is not None and options.eval is None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from edgellm.core import strict
 from edgellm.core.precision import Precisions
+from edgellm.core.scheme import Tuning
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError, InputError, MissingDependencyError, first_line, to_wire
 from edgellm.stages.source import SourceModel
@@ -80,7 +81,9 @@ def _run(job: dict[str, Any], folder: Path) -> object:
     if job["kind"] == "rank":
         from edgellm.stages.search_rank import rank
 
-        layers = rank(source, job["format"], job["texts"], ranges=job["ranges"], max_tokens=job["max_tokens"])
+        layers = rank(
+            source, job["coarse"], job["format"], job["texts"], ranges=job["ranges"], max_tokens=job["max_tokens"]
+        )
         return {"layers": strict.plain(tuple(layers))}
     from edgellm.stages.lower import lower
 
@@ -95,8 +98,7 @@ def _run(job: dict[str, Any], folder: Path) -> object:
         calibration=job["calibration"],
         ranges=job["ranges"],
         golden=job["golden"],
-        even=job["equalize"],
-        fit=job["fit"],
+        tuning=strict.read(Tuning, job["tuning"], "job: tuning"),
     )
     return strict.plain(lowered)
 

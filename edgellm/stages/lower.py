@@ -12,6 +12,7 @@ from edgellm.backends.calibrate import beyond
 from edgellm.backends.observe import one_thread
 from edgellm.backends.rounding import layers_of
 from edgellm.core.precision import Precisions
+from edgellm.core.scheme import Tuning
 from edgellm.core.signature import Feeds, Signature
 from edgellm.core.target import Target
 from edgellm.errors import EdgellmError
@@ -35,25 +36,25 @@ _CHECKED = 8
 def lower(
     source: SourceModel, fmt: str, precisions: Precisions, target: Target, buckets: tuple[int, ...], folder: Path, *,
     calibration: Sequence[str] = (), ranges: str = "mse", golden: Sequence[object] = (),
-    even: bool = True, fit: bool = True,
+    tuning: Tuning | None = None,
 ) -> Lowered:  # fmt: skip
     """Write the artifact of one format into `folder`, tuned on calibration texts where the scheme has a use for them.
 
-    With `even`, outlying channels are equalized where the scheme gains by it, and with `fit`, weights are fitted. Golden inputs
-    choose nothing: where they are given, a note says if ranges of the calibration texts don't hold them.
+    Golden inputs choose nothing: where they are given, a note says if ranges of the calibration texts don't hold them.
     """
+    tuning = tuning or Tuning()
     rewritten = prepare(source)
     precisions.ensure_named(name for name, _ in layers_of(rewritten.module))
     notes: tuple[str, ...] = ()
     feeds = encode_texts(source, calibration, buckets[-1]) if calibration else []
-    if feeds and even:
+    if feeds and tuning.equalize:
         rewritten, notes = equalized(source, rewritten, feeds, fmt, buckets[-1], precisions, target.backend(fmt))
     samples = [to_tensors(item) for item in feeds]
     if samples and golden:
         others = [to_tensors(item) for item in _encode(source, golden, buckets[-1])]
         notes = (*notes, *_unlike(beyond(rewritten.module, samples, others)))
     prepared = Prepared(
-        rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask, samples, ranges, fit
+        rewritten.module, source.inputs, source.output, buckets, rewritten.finite_mask, samples, ranges, tuning
     )
     lowered = load_backend(target.backend(fmt)).lower(prepared, precisions, target, folder)
     return dataclasses.replace(lowered, notes=(*notes, *lowered.notes))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgellm.backends import MIN_TOKENS, TOOLS
 from edgellm.backends._vendor_sdks import ensure_sdk
 from edgellm.core.precision import Precisions, read_precisions
-from edgellm.core.scheme import FORMATS, MIXED, RANGES, resolve_schemes
+from edgellm.core.scheme import FORMATS, MIXED, RANGES, Tuning, resolve_schemes
 from edgellm.core.target import Target
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.runtime import engines
@@ -64,8 +64,7 @@ class Plan:
         corpus: what the vocabulary is to be trimmed by, before anything else; None leaves it whole.
         max_fallback: share of the cost, or of the operators, that may stay outside the delegate; None where only NPUs are
             asked to take what multiplies matrices.
-        equalize: whether outlying channels are evened out where the scheme gains by it.
-        fit: whether weights are fitted to calibration texts where the scheme gains by it, and not rounded to the nearest.
+        tuning: what calibration texts change besides.
         notes: what the user asked for and did not get in full.
 
     """
@@ -86,9 +85,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     ranges: str = "mse"
     max_fallback: float | None = None
-    equalize: bool = True
     min_exact: float | None = None
-    fit: bool = True
+    tuning: Tuning = field(default_factory=Tuning)
 
     @property
     def max_tokens(self) -> int:
@@ -102,8 +100,8 @@ def resolve(
     golden: str | os.PathLike[str] | None, eval: str | os.PathLike[str] | None, max_drop: float | None,
     min_agreement: float, seq_len: Sequence[int] | None, out: str | os.PathLike[str] | None,
     vocab_from: str | os.PathLike[str] | None, describe: Describe,
-    layers: str | os.PathLike[str] | None = None, max_fallback: float | None = None, equalize: bool = True,
-    alternatives: int = 1, min_exact: float | None = None, fit: bool = True,
+    layers: str | os.PathLike[str] | None = None, max_fallback: float | None = None,
+    alternatives: int = 1, min_exact: float | None = None, tuning: Tuning | None = None,
 ) -> Plan:  # fmt: skip
     """Return the plan, having checked everything that can be checked without torch.
 
@@ -130,10 +128,13 @@ def resolve(
             "--max-drop has no use without --eval." if eval is None else f"--max-drop is {max_drop:g}; it is 0 or more."
         )
     samples = texts.read_calibration(Path(calibration)) if calibration is not None else default_texts("calibration")
-    calibrates = any(how[fmt].calibrates(aim.backend(fmt), equalize=equalize, fit=fit) for fmt in chosen)
+    tuning = tuning or Tuning()
+    if tuning.correct_bias and not any(scheme.rounded for each in how.values() for scheme in each.schemes):
+        raise UsageError("--correct-bias has no use where no weights become integers.", hint="Leave it out.")
+    calibrates = any(how[fmt].calibrates(aim.backend(fmt), tuning) for fmt in chosen)
     named = " and ".join(sorted({each.name for each in how.values()}))
     if calibration is not None and not calibrates:
-        off = [option for option, on in (("--no-equalize", equalize), ("--no-fit", fit)) if not on]
+        off = [option for option, on in (("--no-equalize", tuning.equalize), ("--no-fit", tuning.fit)) if not on]
         without = f" with {' and '.join(off)}" if off else ""
         raise UsageError(
             f"--calibration has no use: {named} in {', '.join(chosen)}{without} runs no samples.", hint="Leave it out."
@@ -191,8 +192,8 @@ def resolve(
         source, aim, chosen, how, buckets, min_agreement,
         MAX_DROP if max_drop is None else max_drop, calibration=tuple(used),
         own_calibration=calibration is not None, golden=tuple(plugin.golden(checked, source.options)),
-        labelled=tuple(labelled), out=place, corpus=corpus, max_fallback=max_fallback, equalize=equalize,
-        min_exact=plugin.EXACT if min_exact is None else min_exact, fit=fit, ranges=ranges or next(iter(RANGES)),
+        labelled=tuple(labelled), out=place, corpus=corpus, max_fallback=max_fallback, tuning=tuning,
+        min_exact=plugin.EXACT if min_exact is None else min_exact, ranges=ranges or next(iter(RANGES)),
         notes=(*((f"{len(used)} of {len(samples)} calibration texts were used, evenly spread.",) if cut else ()), *notes),
     )  # fmt: skip
 

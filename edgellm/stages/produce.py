@@ -110,13 +110,12 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
     source = strict.plain(plan.source)
     for fmt in plan.formats:
         precisions, backend = plan.precisions[fmt], plan.target.backend(fmt)
-        calibrates = precisions.calibrates(backend, equalize=plan.equalize, fit=plan.fit)
+        calibrates = precisions.calibrates(backend, plan.tuning)
         facts = {
             "format": fmt,
             "scheme": precisions.default,
             "layers": precisions.layers,
-            "equalize": plan.equalize,
-            "fit": plan.fit,
+            "tuning": strict.plain(plan.tuning),
             "buckets": plan.buckets,
             "target": strict.plain(_lowering(plan, fmt)),
             "calibration": plan.calibration if calibrates else (),

@@ -11,8 +11,9 @@ from edgellm.stages.svg import save
 
 _LABELS = {
     "size": "MB of the artifact",
-    "latency": "time of one inference, uniform int8-dynamic is 1",
-    "instructions": "instructions of one inference, uniform int8-dynamic is 1",
+    "latency": "time of one inference, uniform {base} is 1",
+    "instructions": "instructions of one inference, uniform {base} is 1",
+    "estimate": "time of one inference as the compiler estimates it, uniform {base} is 1",
 }
 
 
@@ -35,13 +36,13 @@ def plot(front: Front, path: Path) -> None:
     if front.front:
         line = [place(front.point(number)) for number in front.front]
         axes.step(*zip(*line, strict=True), where="post", color="tab:blue", linewidth=1, label="Pareto front")
-    for number, marker, label in ((front.uniform, "s", "uniform int8-dynamic"), (front.chosen, "*", "chosen")):
+    for number, marker, label in ((front.uniform, "s", f"uniform {front.base}"), (front.chosen, "*", "chosen")):
         if number is not None:
             axes.scatter(
                 *place(front.point(number)), marker=marker, s=110, facecolor="none", edgecolor="tab:red", label=label
             )
     axes.axhline(front.bounds.max_drop, color="tab:orange", linestyle="--", linewidth=1, label="--max-drop")
-    axes.set_xlabel(_LABELS[front.minimize])
+    axes.set_xlabel(_LABELS[front.minimize].format(base=front.base))
     axes.set_ylabel(f"points lost of {front.n} texts")
     axes.set_title(f"{front.model}, {front.format} for {front.target}", parse_math=False)
     axes.legend(fontsize="small")

@@ -1,4 +1,4 @@
-"""Rank: the layers of a model with what 4 bits would do to each. Runs in a process of its own."""
+"""Rank: the layers of a model with what the coarsest scheme would do to each. Runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from edgellm.stages.search_space import Layer
 from edgellm.stages.sensitivity import measure
 from edgellm.stages.source import SourceModel
 
-COARSE = "int4-dynamic"
-"""The scheme whose losses order layers: the coarsest that every portable backend takes."""
 
-
-def rank(source: SourceModel, fmt: str, texts: Sequence[str], *, ranges: str, max_tokens: int) -> list[Layer]:
+def rank(
+    source: SourceModel, coarse: str, fmt: str, texts: Sequence[str], *, ranges: str, max_tokens: int
+) -> list[Layer]:
     """Return every layer that can have a scheme of its own; those that stay in fp32 always are left out.
 
     Args:
         source: the model.
+        coarse: the scheme whose losses order layers.
         fmt: whose way of quantizing is simulated.
         texts: two thirds to round on, one to measure on (see `stages.sensitivity`).
         ranges: a key of `core.scheme.RANGES`.
         max_tokens: longer texts are cut.
 
     """
-    found = measure(source, COARSE, fmt, texts, ranges=ranges, max_tokens=max_tokens)
+    found = measure(source, coarse, fmt, texts, ranges=ranges, max_tokens=max_tokens)
     decibels = {part.name: part.alone.snr_db for part in found.layers}
     layers = []
     owners: dict[int, Layer] = {}

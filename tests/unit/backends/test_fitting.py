@@ -12,6 +12,7 @@ from edgellm.backends.fitting import Gain, fit_channels, round_prepared, round_w
 from edgellm.backends.observe import watch
 from edgellm.backends.rounding import GROUP, group_of, to_nearest
 from edgellm.core.precision import Precisions
+from edgellm.core.scheme import Tuning
 from edgellm.core.signature import InputSpec, OutputSpec
 from tests.unit.backends.small_encoder import error, on_grid, prepared, samples
 
@@ -74,7 +75,7 @@ def test_what_is_not_to_be_fitted_is_rounded_to_the_nearest(calibrated: bool) ->
     module, plain = prepared(), prepared()
     given = Prepared(
         module, (InputSpec("input_ids", "int64", (1, "tokens"), 100, 0),), OutputSpec("scores", "float32", (1, "tokens", 100)),
-        (16,), samples=samples() if calibrated else (), fit=False,
+        (16,), samples=samples() if calibrated else (), tuning=Tuning(fit=False),
     )  # fmt: skip
     names, notes = round_prepared(given, ALL, "onnx")
     assert (names, notes) == (["table", "types", "up", "down", "head"], ())

@@ -63,12 +63,6 @@ def test_what_cant_be_is_refused_before_anything_is_loaded(
     ("target", "format", "said"),
     [
         (
-            "ethos-u85-512", None,
-            "for ethos-u85-512 in tflite: ethos-u takes one scheme for the whole model, a16w8, and Vela's estimate of its time "
-            "has no other to choose. Build it, 'edgellm build --target ethos-u85-512 --format tflite --scheme a16w8', or search "
-            "for a CPU, as --target android-arm64.",
-        ),
-        (
             "snapdragon-8-gen3", None,
             "for snapdragon-8-gen3 in qnn: htp takes one scheme for the whole model, int8-static or a16w8, and Qualcomm's "
             "compiler estimates no time that could choose between them. Build it, 'edgellm build --target snapdragon-8-gen3 "
@@ -193,8 +187,8 @@ POINTS = (
     Point(2, "", {"tables": "int4-dynamic"}, Drop(2.0, 1.0, 3.0), 11_000_000, None, 0.9, {"drop": 1.5}),
 )
 FOUND = Front(
-    "judge", "0" * 64, "android-arm64", "onnx", "size", "", Bounds(0.5, 16_000_000), "accuracy", "dev.tsv", 1005, 0, GROUPS,
-    POINTS, (), (2, 1, 0), 0, 1, 0.4,
+    "judge", "0" * 64, "android-arm64", "onnx", "int8-dynamic", "size", "", Bounds(0.5, 16_000_000), "accuracy", "dev.tsv", 1005,
+    0, GROUPS, POINTS, (), (2, 1, 0), 0, 1, 0.4,
     Confirmed("test.tsv", 2103, "accuracy", 0.86, Drop(0.3, 0.1, 0.6), Drop(0.0, -0.1, 0.1)), "edgellm build judge",
 )  # fmt: skip
 
@@ -236,4 +230,23 @@ def test_no_target_is_left_without_a_way_or_a_reason() -> None:
     target = load_target("ethos-u85-512")
     assert isinstance(target, Target)
     with pytest.raises(UsageError, match="Use --minimize size"):
-        meter_for(target, "tflite", "latency")
+        meter_for(target, "tflite", "instructions")
+
+
+def test_the_cost_on_an_ethos_u_is_an_estimate_and_nothing_else_has_one() -> None:
+    meter = meter_for(load_target("ethos-u85-512"), "tflite", "latency")
+    assert (meter.kind, meter.devices) == ("estimate", ())
+    assert "estimate of the time on the NPU, where nothing was run" in str(meter)
+    with pytest.raises(UsageError, match="No compiler estimates the time of onnx for android-arm64"):
+        meter_for(load_target("android-arm64"), "onnx", "estimate")
+
+
+def test_an_estimate_is_told_as_one() -> None:
+    text = shown(Front(**{**vars(FOUND), "base": "a16w8", "minimize": "estimate"}))
+    assert "40.0% less time by the compiler's estimate than uniform a16w8" in text
+
+
+def test_sizes_on_an_ethos_u_have_nothing_to_choose(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="differ in time and not in size") as caught:
+        checked(Options(str(tmp_path / "gone"), "ethos-u85-512"))
+    assert caught.value.hint == "Use --minimize latency."

@@ -117,3 +117,19 @@ def test_a_format_that_cant_express_a_layers_scheme_refuses_it_with_the_reason()
         MIXED.ensure_expressed(fmt, dict(zip(FORMATS, FORMATS, strict=True)))
     with pytest.raises(UsageError, match="executorch can't express int8-weight-only: XNNPACK's linear"):
         MIXED.ensure_expressed("executorch", dict(zip(FORMATS, FORMATS, strict=True)))
+
+
+def test_an_ethos_u_gives_bytes_to_linears_where_all_else_has_16_bits() -> None:
+    backends = {"tflite": "tflite-ethos-u"}
+    Precisions("a16w8", (("encoder.*", "int8-static"),)).ensure_expressed("tflite", backends)
+    Precisions("a16w8", (("encoder.*", "int8-static"), ("*.query", "a16w8"))).ensure_expressed("tflite", backends)
+    for default, layers, said in (
+        ("int8-static", (), "an encoder's answers collapse"),
+        ("int8-static", (("encoder.*", "a16w8"),), "an encoder's answers collapse"),
+        ("a16w8", (("encoder.*", "int4-dynamic"),), "can't express int4-dynamic"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            Precisions(default, layers).ensure_expressed("tflite", backends)
+    for backend in ("qnn", "executorch-coreml"):
+        with pytest.raises(UsageError, match="its backend takes one scheme for the whole model"):
+            Precisions("a16w8", (("encoder.*", "int8-static"),)).ensure_expressed("qnn", {"qnn": backend})

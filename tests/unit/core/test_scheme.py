@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgellm.backends import TOOLS
-from edgellm.core.scheme import DELEGATES, FORMATS, PORTABLE, SCHEMES, backend_of, resolve_schemes
+from edgellm.core.scheme import DELEGATES, FORMATS, PORTABLE, SCHEMES, Tuning, backend_of, resolve_schemes
 from edgellm.errors import UsageError
 
 
@@ -79,11 +79,11 @@ def test_what_runs_calibration_texts(name: str, backends: list[str]) -> None:
 
 
 def test_what_is_left_out_runs_no_calibration_texts() -> None:
-    assert not SCHEMES["int4-dynamic"].calibrates("onnx", fit=False)
-    assert SCHEMES["int4-dynamic"].calibrates("onnx", equalize=False)
-    assert not SCHEMES["int8-dynamic"].calibrates("onnx", equalize=False)
-    assert SCHEMES["int8-dynamic"].calibrates("onnx", fit=False)
-    assert SCHEMES["a16w8"].calibrates("qnn", equalize=False, fit=False), "its ranges are calibrated"
+    assert not SCHEMES["int4-dynamic"].calibrates("onnx", Tuning(fit=False))
+    assert SCHEMES["int4-dynamic"].calibrates("onnx", Tuning(equalize=False))
+    assert not SCHEMES["int8-dynamic"].calibrates("onnx", Tuning(equalize=False))
+    assert SCHEMES["int8-dynamic"].calibrates("onnx", Tuning(fit=False))
+    assert SCHEMES["a16w8"].calibrates("qnn", Tuning(equalize=False, fit=False)), "its ranges are calibrated"
 
 
 def test_an_unknown_scheme_names_the_nearest() -> None:
@@ -100,3 +100,8 @@ def test_a_scheme_names_only_real_backends() -> None:
 def test_another_delegate_has_a_backend_of_its_own() -> None:
     assert [backend_of(fmt, delegate) for fmt, delegate in DELEGATES.items()] == list(DELEGATES)
     assert backend_of("executorch", "vulkan") == "executorch-vulkan"
+
+
+def test_biases_are_corrected_on_texts_wherever_weights_become_integers() -> None:
+    asked = Tuning(equalize=False, fit=False, correct_bias=True)
+    assert [each.name for each in SCHEMES.values() if not each.calibrates("executorch", asked)] == ["fp32", "fp16"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgellm.core.precision import Precisions
-from edgellm.core.scheme import PORTABLE
+from edgellm.core.scheme import PORTABLE, Tuning
 from edgellm.errors import EdgellmError, InputError, MissingDependencyError, UsageError
 from edgellm.stages import plan, source
 from edgellm.stages.plan import Plan
@@ -101,12 +101,12 @@ def test_lengths_stay_within_the_position_table(
             "--calibration has no use: int8-dynamic in tflite runs no samples",
         ),
         (
-            {"calibration": "x.txt", "formats": ["onnx"], "schemes": ["int4-dynamic"], "fit": False},
+            {"calibration": "x.txt", "formats": ["onnx"], "schemes": ["int4-dynamic"], "tuning": Tuning(fit=False)},
             UsageError,
             "--calibration has no use: int4-dynamic in onnx with --no-fit runs no samples. Leave it out.",
         ),
         (
-            {"calibration": "x.txt", "formats": ["onnx"], "equalize": False},
+            {"calibration": "x.txt", "formats": ["onnx"], "tuning": Tuning(equalize=False)},
             UsageError,
             "--calibration has no use: int8-dynamic in onnx with --no-equalize runs no samples.",
         ),
@@ -157,8 +157,8 @@ def test_ranges_are_part_of_the_plan(folder: Path) -> None:
 
 def test_what_is_tuned_on_nothing_says_so(folder: Path) -> None:
     assert len(resolve(folder, schemes=["int4-dynamic"]).calibration) == 96
-    made = resolve(folder, schemes=["int4-dynamic"], fit=False)
-    assert (made.calibration, made.fit) == ((), False)
+    made = resolve(folder, schemes=["int4-dynamic"], tuning=Tuning(fit=False))
+    assert (made.calibration, made.tuning.fit) == ((), False)
 
 
 def test_golden_cases_may_be_texts_of_the_user(folder: Path, classifier_folder: Path, tmp_path: Path) -> None:
@@ -309,3 +309,10 @@ print(sorted(sys.modules.keys() & {{"torch", "transformers", "onnx", "onnxruntim
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_correcting_biases_needs_texts_and_weights_that_are_rounded(folder: Path) -> None:
+    asked = Tuning(correct_bias=True)
+    assert resolve(folder, schemes=["fp16", "onnx=int8-weight-only"], tuning=asked).calibration
+    with pytest.raises(UsageError, match="--correct-bias has no use where no weights become integers"):
+        resolve(folder, schemes=["fp32"], tuning=asked)

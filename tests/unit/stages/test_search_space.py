@@ -14,9 +14,9 @@ from edgellm.core.precision import read_precisions
 from edgellm.core.search import Bounds, Group, Point
 from edgellm.errors import UsageError
 from edgellm.stages.search_space import (
-    BASE,
     Layer,
     as_toml,
+    base_of,
     chosen_of,
     closest_of,
     front_of,
@@ -25,6 +25,8 @@ from edgellm.stages.search_space import (
     schemes_for,
     seeds,
 )
+
+BASE = "int8-dynamic"
 
 _PARTS = {
     "attention.self.query": (8, 8),
@@ -66,6 +68,11 @@ def test_groups_are_in_the_order_of_what_they_lose_for_each_weight() -> None:
     assert grouped(unknown)[-1].noise is None, "what could not be observed comes last"
 
 
+def test_a_layer_that_no_output_comes_of_is_in_no_group() -> None:
+    pooler = Layer("model.pooler.dense", 64, 64, False, 0.0)
+    assert grouped([*bert(2), pooler]) == grouped(bert(2))
+
+
 def test_a_tied_layer_shares_the_scheme_of_its_table_and_counts_once() -> None:
     table = Layer("embeddings", 300, 8, True, 1e-4)
     groups = grouped([table, Layer("decoder", 300, 8, True, 1e-4, tied=True), *bert(1)[1:]])
@@ -95,7 +102,7 @@ def test_choices_are_what_the_backend_takes_and_what_may_be_better_for_something
 @pytest.mark.parametrize("blocks", [1, 2, 6])
 def test_seeds_are_uniform_schemes_and_beginnings_of_the_order(backend: str, blocks: int) -> None:
     groups = grouped(bert(blocks), backend)
-    found = seeds(groups, schemes_for(backend, (), timed=False))
+    found = seeds(groups, schemes_for(backend, (), timed=False), BASE)
     assert found[0] == (f"all {BASE}", {group.name: BASE for group in groups})
     assert len(found) <= 12
     assert len({tuple(schemes.items()) for _, schemes in found}) == len(found)
@@ -106,16 +113,30 @@ def test_seeds_are_uniform_schemes_and_beginnings_of_the_order(backend: str, blo
             assert [schemes[group.name] != BASE for group in groups] == [i < count for i in range(len(groups))]
 
 
+def test_an_ethos_u_chooses_between_bytes_and_16_bits_for_its_linears_alone() -> None:
+    schemes = schemes_for("tflite-ethos-u", (), timed=True)
+    assert (base_of("tflite-ethos-u"), schemes) == ("a16w8", ("a16w8", "int8-static"))
+    groups = group_layers(bert(6), schemes)
+    assert "tables" not in {group.name for group in groups}, "tables have 8 bits in each"
+    found = seeds(groups, schemes, "a16w8")
+    assert [name for name, _ in found[:3]] == ["all a16w8", "all int8-static", "first 1 in int8-static"]
+    precisions = precisions_of(groups, found[2][1], "a16w8")
+    assert {precisions.of(layer).name for layer in groups[0].layers} == {"int8-static"}
+    assert precisions.of("model.embeddings.word_embeddings").name == "a16w8"
+    with pytest.raises(UsageError, match="can't give int4-dynamic to single layers; it takes int8-static, a16w8"):
+        schemes_for("tflite-ethos-u", ("int4-dynamic",), timed=True)
+
+
 def test_the_file_of_layers_is_what_a_build_reads(tmp_path: Path) -> None:
     groups = grouped(bert(2))
-    _, schemes = seeds(groups, groups[1].choices)[-1]
-    precisions = precisions_of(groups, schemes)
+    _, schemes = seeds(groups, groups[1].choices, BASE)[-1]
+    precisions = precisions_of(groups, schemes, BASE)
     file = tmp_path / "chosen.toml"
     file.write_text(as_toml(precisions, "a comment"))
     assert read_precisions(file) == precisions
     for group in groups:
         assert {precisions.of(layer).name for layer in group.layers} == {schemes[group.name]}
-    uniform = precisions_of(groups, seeds(groups, groups[1].choices)[0][1])
+    uniform = precisions_of(groups, seeds(groups, groups[1].choices, BASE)[0][1], BASE)
     file.write_text(as_toml(uniform, "nothing to name"))
     assert read_precisions(file).name == BASE
 

@@ -70,7 +70,9 @@ def test_a_study_that_goes_on_in_pieces_is_the_same(uninterrupted: Trials, tmp_p
 
 def test_a_study_killed_while_it_was_described_is_described_again(tmp_path: Path) -> None:
     study = search_study.create_study(url(tmp_path), "test")
-    study.enqueue_trial(search_space.seeds(GROUPS, GROUPS[1].choices)[0][1], user_attrs={"origin": "all int8-dynamic"})
+    study.enqueue_trial(
+        search_space.seeds(GROUPS, GROUPS[1].choices, "int8-dynamic")[0][1], user_attrs={"origin": "all int8-dynamic"}
+    )
     assert search_study.described(study, IDENTITY) is None
     run(begun(url(tmp_path), resume=True), url(tmp_path), 3)
     points, failures = search_study.points_of(begun(url(tmp_path), resume=True), BOUNDS)
@@ -169,7 +171,7 @@ def test_another_machines_trial_is_left_alone_until_it_gives_no_sign_of_life(tmp
 def test_a_small_space_is_tried_once_and_that_is_all(tmp_path: Path) -> None:
     group = GROUPS[:1]
     study = search_study.create_study(url(tmp_path), "test")
-    search_study.describe(study, IDENTITY, group, search_space.seeds(group, group[0].choices))
+    search_study.describe(study, IDENTITY, group, search_space.seeds(group, group[0].choices, "int8-dynamic"))
 
     def evaluate(schemes: Mapping[str, str]) -> Outcome:
         return outcome({**dict.fromkeys((g.name for g in GROUPS), "int8-dynamic"), **schemes})
