@@ -1,6 +1,7 @@
 """`python -m tests.ethos_u OPERATOR`: lower a small model with one odd operator for Ethos-U85, and print the error.
 
-In a process of its own, as converters print and warn. Operators: plain (none), cumsum, erfinv.
+In a process of its own, as converters print and warn. Operators: plain (none), narrow (none, and the linear has 8-bit
+activations), cumsum, erfinv.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from edgellm.core.signature import TOKENS, InputSpec, OutputSpec
 from edgellm.core.target import EthosU
 from edgellm.errors import EdgellmError, to_wire
 from edgellm.toolchain import vela
+from tests.figures.ethos_u import cosine, run
 
 ODD = {
     "plain": lambda x: x,
+    "narrow": lambda x: x,
     "cumsum": lambda x: torch.cumsum(x, dim=1),
     "erfinv": lambda x: torch.erfinv(torch.tanh(x) * 0.5),
 }
@@ -65,13 +68,36 @@ def main(odd: str, accelerator: str) -> dict[str, Any]:
     target: Any = SimpleNamespace(npu=EthosU(accelerator))
     with tempfile.TemporaryDirectory() as folder:
         try:
-            made = lower(prepared, Precisions("a16w8"), target, Path(folder))
+            layers = (("linear", "int8-static"),) if odd == "narrow" else ()
+            expected = [prepared.module(**sample).detach().numpy().ravel() for sample in samples]
+            made = lower(prepared, Precisions("a16w8", layers), target, Path(folder))
         except EdgellmError as error:
             return to_wire(error)
         assert made.npu is not None
         files = sorted(path.name for path in Path(folder).iterdir())
+        reference = Path(folder) / str(made.reference)
+        got = run(
+            reference, prepared, [{key: value.numpy() for key, value in each.items()} for each in samples], TEXT_TOKENS
+        )
+        agreement = min(cosine(a, b) for a, b in zip(expected, got, strict=True))
+        linears = _linears(reference)
     return {"files": files, "cpu": [item.operator for item in made.npu.cpu_operators], "reference": made.reference,
-            "partitions": made.npu.partitions, "buckets": made.signature.buckets}  # fmt: skip
+            "partitions": made.npu.partitions, "buckets": made.signature.buckets, "agreement": agreement,
+            "linears": linears}  # fmt: skip
+
+
+def _linears(path: Path) -> list[list[int]]:
+    """Return the bytes of a number that each linear of a file reads and writes."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(path)
+    graph, sizes = model.subgraphs[0], {schema.TensorType.INT8: 1, schema.TensorType.INT16: 2}
+    return [
+        [sizes[graph.tensors[index].type] for index in (operator.inputs[0], operator.outputs[0])]
+        for operator in graph.operators
+        if model.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.FULLY_CONNECTED
+    ]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ What is left in the module are fp32 weights that lie on their grid. The largest 
 significant bits, so that whoever divides the largest by 7 finds the grid again exactly: the formats' own quantizers do,
 whether they keep scales in fp32, fp16 or bfloat16.
 
-Tried and left out, for nothing was gained: bias correction after it; the columns in the order of how much they matter; layer
+Tried and left out, for nothing was gained: the columns in the order of how much they matter; layer
 by layer, each on what the rounded ones before it give.
 """
 

@@ -50,6 +50,17 @@ def test_a_small_model_has_a_reference_beside_what_was_compiled() -> None:
     assert made["reference"] == "model-a16w8.tflite"
     assert set(made["cpu"]) <= AT_THE_BORDER
     assert made["partitions"] == 1
+    assert made["linears"] == [[2, 2]]
+    assert made["agreement"] > 0.999
+
+
+def test_a_linear_may_have_bytes_where_all_else_has_16_bits() -> None:
+    (made,) = run("tests.ethos_u", "narrow")
+    assert made["files"] == ["model-mixed.tflite", "model-mixed_vela.tflite"]
+    assert made["linears"] == [[1, 1]]
+    assert made["agreement"] > 0.99
+    assert set(made["cpu"]) <= AT_THE_BORDER
+    assert made["partitions"] == 1
 
 
 @pytest.mark.parametrize(
