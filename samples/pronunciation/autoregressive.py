@@ -76,6 +76,7 @@ def train(
     width: int | None, epochs: int, batch: int, rate: float, seed: int, threads: int | None, seconds: float | None,
 ) -> None:  # fmt: skip
     """Train on FOLDER, which data.py wrote."""
+    import torch
     from transformers import BartForConditionalGeneration, DataCollatorForSeq2Seq
 
     from edgellm.core.training import Training
@@ -92,7 +93,9 @@ def train(
     elif encoder_layers or decoder_layers or width:
         raise UsageError("A model that is trained on keeps its shape.", hint="Leave out layers and width, or --start.")
     else:
-        model = BartForConditionalGeneration.from_pretrained(start, local_files_only=True, use_safetensors=True)
+        model = BartForConditionalGeneration.from_pretrained(
+            start, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
         begins = hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
     sets = {part: encode(read_pairs(folder / f"{part}.tsv"), folder / "tokenizer") for part in ("train", "dev")}
     digests = {name: hashlib.sha256(json.dumps(rows).encode()).hexdigest() for name, rows in sets.items()}
@@ -103,7 +106,7 @@ def train(
     if trained.status == "paused":
         click.echo(f"Stopped at step {trained.steps} of {trained.of_steps}; the same command goes on from there.")
         return
-    model.save_pretrained(out)
+    model.half().save_pretrained(out)  # half the bytes; whoever reads them computes in fp32
     for name in ("tokenizer.json", "target_tokenizer.json"):
         (out / name).write_bytes((folder / "tokenizer" / name).read_bytes())
     shutil.rmtree(out / CHECKPOINTS)

@@ -75,7 +75,9 @@ def token_by_token(folder: Path, work: Path, *, int8: bool) -> Say:
     from transformers import BartForConditionalGeneration
 
     torch.set_num_threads(1)
-    model = BartForConditionalGeneration.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    model = BartForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
     export(model, work, int8=int8)
     opened, read = TokenByToken.open(work, model), open_tokenizer(folder).backend_tokenizer
     return lambda word: str(read.decode(opened(read.encode(word).ids)))
