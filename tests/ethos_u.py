@@ -7,6 +7,7 @@ activations), cumsum, erfinv.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import sys
 import tempfile
@@ -14,10 +15,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from edgellm.backends import Prepared
+from edgellm.backends.calibrate import ranges_of
 from edgellm.core.precision import Precisions
 from edgellm.core.signature import TOKENS, InputSpec, OutputSpec
 from edgellm.core.target import EthosU
@@ -69,6 +72,9 @@ def main(odd: str, accelerator: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             layers = (("linear", "int8-static"),) if odd == "narrow" else ()
+            reads, _ = ranges_of(copy.deepcopy(prepared.module), samples, method="mse", wanted=lambda name: True)[
+                "linear"
+            ]
             expected = [prepared.module(**sample).detach().numpy().ravel() for sample in samples]
             made = lower(prepared, Precisions("a16w8", layers), target, Path(folder))
         except EdgellmError as error:
@@ -80,24 +86,33 @@ def main(odd: str, accelerator: str) -> dict[str, Any]:
             reference, prepared, [{key: value.numpy() for key, value in each.items()} for each in samples], TEXT_TOKENS
         )
         agreement = min(cosine(a, b) for a, b in zip(expected, got, strict=True))
-        linears = _linears(reference)
+        linears = _linears(reference, reads.scale)
     return {"files": files, "cpu": [item.operator for item in made.npu.cpu_operators], "reference": made.reference,
             "partitions": made.npu.partitions, "buckets": made.signature.buckets, "agreement": agreement,
             "linears": linears}  # fmt: skip
 
 
-def _linears(path: Path) -> list[list[int]]:
-    """Return the bytes of a number that each linear of a file reads and writes."""
+def _linears(path: Path, chosen: float) -> list[dict[str, Any]]:
+    """Return of each linear of a file the bytes of a number that it reads and writes, the scale of what it reads as a part of
+    the one that was chosen, and whether its bias has the scale of its products.
+    """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(path)
     graph, sizes = model.subgraphs[0], {schema.TensorType.INT8: 1, schema.TensorType.INT16: 2}
-    return [
-        [sizes[graph.tensors[index].type] for index in (operator.inputs[0], operator.outputs[0])]
-        for operator in graph.operators
-        if model.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.FULLY_CONNECTED
-    ]
+    found = []
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode != schema.BuiltinOperator.FULLY_CONNECTED:
+            continue
+        read, weight, bias = (graph.tensors[index] for index in operator.inputs)
+        scales = [np.asarray(each.quantization.scale) for each in (read, weight, bias)]
+        written = graph.tensors[operator.outputs[0]]
+        found.append({
+            "bytes": [sizes[read.type], sizes[written.type]], "read": float(scales[0][0]) / chosen,
+            "bias": bool(np.allclose(scales[0] * scales[1], scales[2], rtol=1e-4)),
+        })  # fmt: skip
+    return found
 
 
 if __name__ == "__main__":

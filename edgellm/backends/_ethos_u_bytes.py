@@ -41,15 +41,21 @@ class Narrow:
 def narrowed(source: Path, module: nn.Module, ranges: Mapping[str, tuple[Range, Range]]) -> list[Narrow]:
     """Return the operators of an fp32 file that are linears with these ranges, by name of the layer.
 
+    What a linear writes is multiplied like its weight, where the converter did so (queries, by attention's scaling).
+
     Raises:
         InputError: a layer is not to be found in the file.
 
     """
-    found = [
-        (each.layer, Narrow(f"^{re.escape(each.scope)}$", each.scope.removesuffix(";"), *ranges[each.layer]))
-        for each in (readers(source, module) if ranges else ())
-        if each.kind == MATMUL and each.layer is not None and each.layer in ranges
-    ]
+    found = []
+    for each in readers(source, module) if ranges else ():
+        if each.kind == MATMUL and each.layer is not None and each.layer in ranges:
+            reads, writes = ranges[each.layer]
+            low, high = sorted(each.factor * end for end in writes.ends)
+            scaled = Range.of(low, high, signed=True)
+            found.append(
+                (each.layer, Narrow(f"^{re.escape(each.scope)}$", each.scope.removesuffix(";"), reads, scaled))
+            )
     lost = sorted(ranges.keys() - {layer for layer, _ in found})
     if lost:
         raise InputError(
@@ -63,6 +69,10 @@ def set_inputs(path: Path, narrow: Sequence[Narrow]) -> None:
     """Give what linears of a quantized file read the ranges of bytes, in place.
 
     Bytes that come right from another linear, or that something else reads as well, keep the range that they have.
+
+    Raises:
+        InputError: a range is so small that a bias has no place beside it.
+
     """
     if not narrow:
         return
@@ -91,17 +101,20 @@ def set_inputs(path: Path, narrow: Sequence[Narrow]) -> None:
         tensor.quantization.zeroPoint = np.array([chosen.zero], np.int64)
         for user in users:
             if len(user.inputs) > 2 and user.inputs[2] >= 0:
-                _rescale(model, schema, graph.tensors[user.inputs[2]], ratio)
+                _rescale(model, schema, graph.tensors[user.inputs[2]], ratio, _name(graph.tensors[user.outputs[0]]))
     flatbuffer_utils.write_model(model, path)
 
 
-def _rescale(model: Any, schema: Any, bias: Any, ratio: float) -> None:
+def _rescale(model: Any, schema: Any, bias: Any, ratio: float, output: str) -> None:
     """Give the int32 bias of a linear a scale that is smaller by a ratio, in a buffer of its own: equal ones share one."""
-    values = np.frombuffer(bytes(model.buffers[bias.buffer].data), np.int32)
-    ends = np.iinfo(np.int32)
-    changed = np.clip(np.round(values * np.float64(ratio)), ends.min, ends.max).astype(np.int32)
+    changed = np.round(np.frombuffer(bytes(model.buffers[bias.buffer].data), np.int32) * np.float64(ratio))
+    if np.abs(changed).max() > np.iinfo(np.int32).max:
+        raise InputError(
+            f"What the linear that writes {output} reads is so small on calibration texts that its bias has no place beside it.",
+            hint="Leave that layer out of the layers with int8-static.",
+        )
     buffer = schema.BufferT()
-    buffer.data = np.frombuffer(changed.tobytes(), np.uint8)
+    buffer.data = np.frombuffer(changed.astype(np.int32).tobytes(), np.uint8)
     model.buffers.append(buffer)
     bias.buffer = len(model.buffers) - 1
     bias.quantization.scale = (np.asarray(bias.quantization.scale, np.float64) / ratio).astype(np.float32)

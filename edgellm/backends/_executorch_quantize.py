@@ -13,18 +13,19 @@ import torch
 from torch import nn
 
 from edgellm.backends import MIN_TOKENS, Prepared
-from edgellm.backends.calibrate import calibrate, left_out, quantize_weights
+from edgellm.backends.calibrate import calibrate, left_out, quantize_weights, rounded_weight
 from edgellm.backends.fitting import round_prepared
 from edgellm.backends.observe import linear, looked_up_by
 from edgellm.backends.rounding import MIN_ROWS, grid, group_of, layers_of
 from edgellm.backends.trace import example
 from edgellm.core.precision import Precisions
+from edgellm.core.scheme import Scheme
 
 
 def quantize(prepared: Prepared, precisions: Precisions) -> tuple[str, ...]:
     """Quantize linears and tables in place, each as its scheme says, and return notes."""
     module = prepared.module
-    _, notes = round_prepared(prepared, precisions, "executorch")
+    _, notes = round_prepared(prepared, precisions, "executorch", nearest=_nearest)
     schemes = {child: precisions.of(name) for name, child in layers_of(module)}
     done: set[nn.Module] = {child for child, scheme in schemes.items() if scheme.bits != 8}
     if precisions.static:
@@ -46,6 +47,17 @@ def quantize_linears(module: nn.Module, done: Collection[nn.Module]) -> None:
 
     config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
     quantize_(module, config, lambda child, name: _is_linear(child) and child not in done)
+
+
+def _nearest(scheme: Scheme, weight: torch.Tensor) -> torch.Tensor:
+    """Return a weight [out, in] as it will be in 8 bits: by torchao, which takes the largest magnitude for 127.5 steps."""
+    if scheme.static:
+        return rounded_weight(weight)
+    holder = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=False))
+    holder[0].weight = nn.Parameter(weight.clone(), requires_grad=False)
+    quantize_linears(holder, ())
+    rounded: torch.Tensor = holder[0].weight.dequantize()
+    return rounded
 
 
 def _narrow_linears(module: nn.Module, wanted: Collection[nn.Module]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from edgellm.backends.rounding import GROUP, MIN_ROWS, group_of, layer_of_constant
+from edgellm.backends.rounding import GROUP, MIN_ROWS, factor_of, group_of, layer_of_constant
 from edgellm.core.precision import Precisions
 from edgellm.core.scheme import SCHEMES, Scheme
 
@@ -106,6 +106,7 @@ class Reader:
         kind: of operator.
         layer: whose weight it is, if it is one's.
         rows, width: of the matrix.
+        factor: what the converter multiplied the layer's weight by.
 
     """
 
@@ -114,6 +115,7 @@ class Reader:
     layer: str | None
     rows: int
     width: int
+    factor: float = 1.0
 
 
 def readers(source: Path, module: nn.Module) -> Iterator[Reader]:
@@ -135,4 +137,6 @@ def readers(source: Path, module: nn.Module) -> Iterator[Reader]:
                 continue
             if tensor.buffer not in found:
                 found[tensor.buffer] = layer_of(data)
-            yield Reader(file.get_op_scope(operator, graph.tensors), kind, found[tensor.buffer], *data.shape)
+            layer = found[tensor.buffer]
+            factor = 1.0 if layer is None else factor_of(data, module.get_submodule(layer).weight.detach().numpy())
+            yield Reader(file.get_op_scope(operator, graph.tensors), kind, layer, data.shape[0], data.shape[1], factor)

@@ -11,6 +11,7 @@ spread, and what is left of that is made up for by fitting (`python -m tests.fig
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -19,6 +20,14 @@ from edgellm.backends import Prepared
 from edgellm.backends.calibrate import rounded_weight
 from edgellm.backends.observe import called, linear, one_thread, watch
 from edgellm.core.precision import Precisions
+from edgellm.core.scheme import Scheme
+
+Nearest = Callable[[Scheme, torch.Tensor], torch.Tensor]
+"""Takes a scheme with 8-bit weights and a weight [out, in], and returns it as the backend will round it."""
+
+
+def _symmetric(scheme: Scheme, weight: torch.Tensor) -> torch.Tensor:
+    return rounded_weight(weight)
 
 
 def unrounded(prepared: Prepared) -> nn.Module | None:
@@ -26,7 +35,9 @@ def unrounded(prepared: Prepared) -> nn.Module | None:
     return copy.deepcopy(prepared.module) if prepared.tuning.correct_bias and prepared.samples else None
 
 
-def correct_biases(prepared: Prepared, plain: nn.Module | None, fmt: str, precisions: Precisions) -> tuple[str, ...]:
+def correct_biases(
+    prepared: Prepared, plain: nn.Module | None, fmt: str, precisions: Precisions, nearest: Nearest = _symmetric
+) -> tuple[str, ...]:
     """Correct biases in place, and return a note of what that gained.
 
     Args:
@@ -35,18 +46,16 @@ def correct_biases(prepared: Prepared, plain: nn.Module | None, fmt: str, precis
         plain: what `unrounded` gave; where it is None, nothing is done.
         fmt: for the note.
         precisions: of the layers.
+        nearest: how the backend rounds to 8 bits; symmetric per output channel, the largest magnitude 127 steps, if left out.
 
     """
     if plain is None:
         return ()
     with one_thread():
-        names = [
-            name
-            for name in called(plain, prepared.samples[0])[0]
-            if precisions.of(name).rounded and linear(plain, name).bias is not None
-        ]
+        rounded = [name for name in called(plain, prepared.samples[0])[0] if precisions.of(name).rounded]
+        names = [name for name in rounded if linear(plain, name).bias is not None]
         changes = {
-            name: _given(prepared.module, plain, name, precisions.of(name).bits) - linear(plain, name).weight.data
+            name: _given(prepared.module, plain, name, precisions.of(name), nearest) - linear(plain, name).weight.data
             for name in names
         }
         sums = {name: torch.zeros(linear(plain, name).in_features) for name in names}
@@ -65,8 +74,10 @@ def correct_biases(prepared: Prepared, plain: nn.Module | None, fmt: str, precis
             linear(prepared.module, name).bias.data -= shift
             if errors[name] > 0:
                 ratios.append(1 - rows[name] * float(shift.square().sum()) / errors[name])
-    if not ratios:
+    if not rounded:
         return ()
+    if not ratios:
+        return (f"No bias of {fmt} was corrected: rounding changes nothing at linears that have one.",)
     return (
         f"Biases of {fmt} were corrected at {len(ratios)} layer{'s' * (len(ratios) > 1)}: on the calibration texts rounding "
         f"weights now costs {sum(ratios) / len(ratios):.1%} of the squared error of their outputs that it did, on average "
@@ -74,8 +85,8 @@ def correct_biases(prepared: Prepared, plain: nn.Module | None, fmt: str, precis
     )
 
 
-def _given(module: nn.Module, plain: nn.Module, name: str, bits: int) -> torch.Tensor:
+def _given(module: nn.Module, plain: nn.Module, name: str, scheme: Scheme, nearest: Nearest) -> torch.Tensor:
     """Return the weight that the artifact will have."""
     weight = linear(module, name).weight.data
-    done = bits == 4 or not torch.equal(weight, linear(plain, name).weight.data)
-    return weight if done else rounded_weight(weight)
+    done = scheme.bits == 4 or not torch.equal(weight, linear(plain, name).weight.data)
+    return weight if done else nearest(scheme, weight)

@@ -143,20 +143,24 @@ def ranges_of(
         wanted: tells which linears, by name.
 
     Raises:
-        InputError: one that is wanted can't be observed.
+        InputError: one that is wanted can't be observed, or reads nothing but 0.
 
     """
     with one_thread():
         names, left = ([name for name in found if wanted(name)] for found in called(module, samples[0]))
         if left:
             raise InputError(
-                f"{left[0]} has no calibrated range: this model does not call it in the usual way.",
+                f"{left[0]} has no calibrated range: this model does not call it in the usual way, or looks its weight up.",
                 hint="Leave it out of the layers with int8-static.",
             )
         found = {}
         for name, (read, written) in _observed(module, names, samples, outputs=True).items():
-            _even_out(linear(module, name), written)
-            _on_output(linear(module, name), lambda value: value, partial(always, name, "outputs"))
+            if read.ends == (0.0, 0.0):
+                raise InputError(
+                    f"{name} reads nothing but 0 on the calibration texts.",
+                    hint="Leave it out of the layers with int8-static, or give other texts.",
+                )
+            _grow_behind(linear(module, name), name, written)
             found[name] = (read.range(method, True), written.range(method, True))
     return found
 
@@ -185,8 +189,7 @@ def even_out(module: nn.Module, samples: Samples) -> None:
         written = {name: Seen(0) for name in names}
         watch(module, names, samples, writes=lambda name, value: written[name].add(value))
         for name in names:
-            _even_out(linear(module, name), written[name])
-            _on_output(linear(module, name), lambda value: value, partial(always, name, "outputs"))
+            _grow_behind(linear(module, name), name, written[name])
 
 
 def beyond(module: nn.Module, samples: Samples, others: Samples) -> tuple[str, float]:
@@ -343,6 +346,12 @@ def _even_out(each: nn.Linear, seen: Seen) -> None:
         each.bias = nn.Parameter(each.bias.data / by, requires_grad=False)
     each.register_buffer(GROWN, by)
     seen.divide(by)
+
+
+def _grow_behind(each: nn.Linear, name: str, seen: Seen) -> None:
+    """Even out what a linear writes, and multiply it behind the linear, where nothing is rounded."""
+    _even_out(each, seen)
+    _on_output(each, lambda value: value, partial(always, name, "outputs"))
 
 
 def on_input(each: nn.Linear, rounded: Rounded, when: Callable[[], bool]) -> None:

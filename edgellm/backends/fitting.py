@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgellm.backends import MIN_TOKENS, Prepared
-from edgellm.backends.bias import correct_biases, unrounded
+from edgellm.backends import MIN_TOKENS, Prepared, bias
 from edgellm.backends.calibrate import rounded_weight
 from edgellm.backends.observe import Samples, called, linear, looked_up_by, one_thread, watch
 from edgellm.backends.rounding import BYTE, LARGEST, MIN_ROWS, fitted, group_of, layers_of, to_nearest
@@ -64,7 +63,12 @@ class Gain:
 
 
 def round_prepared(
-    prepared: Prepared, precisions: Precisions, fmt: str, grouped: Grouped | None = None
+    prepared: Prepared,
+    precisions: Precisions,
+    fmt: str,
+    grouped: Grouped | None = None,
+    *,
+    nearest: bias.Nearest | None = None,
 ) -> tuple[list[str], tuple[str, ...]]:
     """Round what a backend was given as `round_weights` does, for a format; return the names of the layers, and notes.
 
@@ -73,9 +77,9 @@ def round_prepared(
     # Where nothing calibrates, any text tells which tables are looked up.
     samples = prepared.samples or [example(prepared, MIN_TOKENS)]
     fit = prepared.tuning.fit and bool(prepared.samples)
-    plain = unrounded(prepared)
+    plain = bias.unrounded(prepared)
     names, gain = round_weights(prepared.module, precisions, samples, grouped, fit=fit)
-    corrected = correct_biases(prepared, plain, fmt, precisions)
+    corrected = bias.correct_biases(prepared, plain, fmt, precisions, **({"nearest": nearest} if nearest else {}))
     return names, (*gain.notes(f"4-bit weights of {fmt}"), *corrected)
 
 

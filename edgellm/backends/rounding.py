@@ -180,6 +180,13 @@ def layer_of_constant(module: nn.Module) -> Callable[[NDArray[np.float32]], str 
     return layer
 
 
+def factor_of(constant: NDArray[np.float32], weight: NDArray[np.float32]) -> float:
+    """Return the number that a layer's weight was multiplied by to give a constant, of which `layer_of_constant` names it."""
+    if constant.shape != weight.shape or np.array_equal(constant, weight):
+        return 1.0
+    return float(np.vdot(constant, weight) / np.vdot(weight, weight))
+
+
 def _multiple(constant: NDArray[np.float32], weight: NDArray[np.float32]) -> bool:
     """Tell whether a constant is a weight times one number."""
     if constant.shape != weight.shape:

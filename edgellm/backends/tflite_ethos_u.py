@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
 from edgellm.backends import Lowered, Prepared, contents_of
@@ -23,6 +24,7 @@ from edgellm.backends.bias import correct_biases, unrounded
 from edgellm.backends.calibrate import ranges_of
 from edgellm.backends.constructs import converting
 from edgellm.backends.observe import one_thread
+from edgellm.backends.rounding import layers_of
 from edgellm.backends.tflite import Named, constants_of
 from edgellm.backends.trace import example, trace_static
 from edgellm.core.delegation import MULTIPLY_ACCUMULATES, Delegation, grouped
@@ -40,6 +42,9 @@ NARROW = "int8-static"
 
 ON_CPU: tuple[str, ...] = ("CAST", "DEQUANTIZE", "EMBEDDING_LOOKUP", "QUANTIZE")
 """Operators that may stay on the CPU: those that look ids up, and those where integers begin and end."""
+
+_BETWEEN = "QUANTIZE (of integers)"
+"""What stands between bytes and 16 bits: on the CPU it would interrupt the NPU."""
 
 NOT_RUN = (
     "What was compiled for the Ethos-U was not run: there is none here. Its agreement is that of the file that Vela compiled, "
@@ -108,6 +113,7 @@ def write_reference(prepared: Prepared, precisions: Precisions, matmul_bits: int
 
     if not prepared.samples:
         raise InputError(f"{precisions.name} calibrates ranges, and there are no calibration texts.")
+    _ensure_apart(prepared.module, precisions)
     narrow = ranges_of(
         prepared.module, prepared.samples, method=prepared.ranges,
         wanted=lambda layer: precisions.of(layer).name == NARROW,
@@ -117,7 +123,8 @@ def write_reference(prepared: Prepared, precisions: Precisions, matmul_bits: int
     inputs = example(prepared, tokens, torch.int32)
     name = signature_name(tokens)
     program = trace_static(prepared.module, inputs)
-    narrow = {layer: ranges for layer, ranges in narrow.items() if layer in _computed(program)}
+    computed = _computed(program)
+    narrow = {layer: ranges for layer, ranges in narrow.items() if layer in computed}
     with one_thread():
         some = feeds[:: max(1, len(feeds) // _TEXTS)]
         module = restate(program.module(), some)
@@ -129,6 +136,23 @@ def write_reference(prepared: Prepared, precisions: Precisions, matmul_bits: int
     kept = quantize(plain, name, arrays, matmul_bits, path, narrowed(plain, prepared.module, narrow))
     plain.unlink()
     return kept
+
+
+def _ensure_apart(module: nn.Module, precisions: Precisions) -> None:
+    """Check that no linear with 8-bit activations shares its weight: a file tells layers by their weights.
+
+    Raises:
+        InputError: one does.
+
+    """
+    owners: dict[int, str] = {}
+    for name, child in layers_of(module):
+        other = owners.setdefault(id(child.weight), name)
+        if other != name and NARROW in (precisions.of(name).name, precisions.of(other).name):
+            raise InputError(
+                f"{other} and {name} share their weight, so that neither can have 8-bit activations.",
+                hint="Leave both out of the layers with int8-static.",
+            )
 
 
 def _computed(program: ExportedProgram) -> set[str]:
@@ -223,5 +247,7 @@ def _operators(data: bytes) -> list[tuple[str, str]]:
         code = model.OperatorCodes(operator.OpcodeIndex())
         custom = code.CustomCode()
         kind = custom.decode() if custom else names[code.BuiltinCode()]
+        if kind == "QUANTIZE" and graph.Tensors(operator.Inputs(0)).Type() != schema.TensorType.FLOAT32:
+            kind = _BETWEEN
         found.append((kind, graph.Tensors(operator.Outputs(0)).Name().decode()))
     return found

@@ -33,7 +33,9 @@ class _Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--format", "fmt", help="One that runs on a CPU or an Ethos-U; the target's first if left out.")
 @click.option("--max-drop", type=float, default=1.0, show_default=True, help="Points that may be lost against fp32.")
 @click.option("--max-size", type=_Size(), help="Bytes of the artifact: 16MB.")
-@click.option("--max-cost", type=float, help="Time or instructions, as a part of the uniform artifact's: 0.9.")
+@click.option(
+    "--max-cost", type=float, help="Time, instructions or estimate, as a part of the uniform artifact's: 0.9."
+)
 @click.option(
     "--minimize", default="size", show_default=True, help="size, latency, instructions, or estimate (Ethos-U)."
 )

@@ -30,6 +30,10 @@ def backend_of(fmt: str, delegate: str) -> str:
     return fmt if delegate == DELEGATES[fmt] else f"{fmt}-{delegate}"
 
 
+CORRECTING: tuple[str, ...] = (*PORTABLE, "qnn", "tflite-ethos-u")
+"""Backends that can correct biases: they round the weights that they are given in a way that is known."""
+
+
 RANGES: dict[str, str] = {
     "mse": "the least squared error of the rounded values",
     "minmax": "everything that was seen",
@@ -113,7 +117,11 @@ class Scheme:
         """Tell whether lowering by a backend runs calibration texts; as it is tuned by default if None."""
         asked = tuning or Tuning()
         tuned = (asked.fit and self.fitted) or (asked.equalize and backend in self.equalized)
-        return self.static or tuned or (asked.correct_bias and self.rounded)
+        return self.static or tuned or (asked.correct_bias and self.corrected(backend))
+
+    def corrected(self, backend: str) -> bool:
+        """Tell whether a backend can correct biases of linears with this scheme."""
+        return self.rounded and backend in CORRECTING
 
 
 SCHEMES: dict[str, Scheme] = {

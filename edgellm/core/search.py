@@ -23,7 +23,7 @@ class Bounds:
     Attributes:
         max_drop: points that may be lost against the fp32 source on the texts that choose.
         max_size: bytes of the artifact; None for no bound.
-        max_cost: time or instructions of one inference, as a part of the base's; None for no bound.
+        max_cost: time, instructions or estimate of one inference, as a part of the base's; None for no bound.
 
     """
 
@@ -79,7 +79,7 @@ class Point:
         schemes: group to scheme.
         drop: what it lost against the fp32 source on the texts that choose, in points.
         bytes: of the artifact.
-        cost: time or instructions of one inference, as a part of the base's; None where not measured.
+        cost: time, instructions or estimate of one inference, as a part of the base's; None where not measured.
         golden: agreement on the golden cases, which chooses nothing.
         broken: the bounds it does not keep: bound to the excess (see `Bounds.excess`).
 

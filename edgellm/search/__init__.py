@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm.core import strict
 from edgellm.core.search import Confirmed, Front, Group, Point
-from edgellm.errors import DeviceError, MissingDependencyError
+from edgellm.errors import DeviceError, MissingDependencyError, UsageError
 from edgellm.runtime.bundle import Bundle
 from edgellm.runtime.machine import cpu_identity
 from edgellm.search import result
@@ -79,6 +79,11 @@ def _searched(setup: Setup, store: Cache, log: Path, told: Told, say: Say) -> Fr
     if groups is None:
         say("ranking layers")
         groups = search_space.group_layers(_ranked(setup, store, log), setup.schemes)
+        if not groups:
+            raise UsageError(
+                "No group of layers has enough weights to choose a scheme for.",
+                hint="Build the model with one --scheme.",
+            )
         with studies.turn(setup.url):
             study = study or studies.create_study(setup.url, options.study)
             studies.describe(study, setup.identity(), groups, search_space.seeds(groups, setup.schemes, setup.base))
@@ -139,7 +144,7 @@ def _ranked(setup: Setup, store: Cache, log: Path) -> list[Layer]:
     """Return the model's layers with what the coarsest scheme does to each, from the cache or by a job."""
     plan = setup.plan
     facts: dict[str, Any] = {
-        "format": setup.format, "coarse": search_space.coarser_than(setup.base), "texts": plan.calibration,
+        "format": plan.target.backend(setup.format), "coarse": search_space.coarser_than(setup.base), "texts": plan.calibration,
         "ranges": plan.ranges, "max_tokens": plan.max_tokens,
     }  # fmt: skip
     tools = ("numpy", "tokenizers", "torch", "transformers")

@@ -34,17 +34,22 @@ class Meter:
     kind: str
     devices: tuple[Device, ...] = ()
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What measures: devices, or a compiler."""
+        return tuple(device.name for device in self.devices) or (f"Vela {vela.version()}",)
+
     def __str__(self) -> str:
         if self.kind == "latency":
             return f"median time of {RUNS} runs on {machine()}, one thread"
         if self.kind == "estimate":
-            return f"Vela {vela.version()}'s estimate of the time on the NPU, where nothing was run"
+            return f"{self.places[0]}'s estimate of the time on the NPU, where nothing was run"
         return f"instructions on {' and '.join(device.name for device in self.devices)}"
 
     def ratio(self, bundle: Bundle, base: Bundle) -> float:
         """Return the cost of a bundle's artifact as a part of another's: the geometric mean over lengths and devices.
 
-        Both run in turns, each in a worker of its own, so that what slows this machine slows both.
+        What is timed runs in turns, each in a worker of its own, so that what slows this machine slows both.
 
         Raises:
             EdgellmError: see `WorkerClient.request`.
@@ -84,7 +89,9 @@ def meter_for(target: Target, fmt: str, kind: str) -> Meter:
             f"No compiler estimates the time of {fmt} for {target.name}.",
             hint="Use --minimize latency or instructions.",
         )
-    if estimated and kind != "instructions":
+    if estimated and kind == "instructions":
+        raise UsageError(f"Nothing counts the instructions of {target.name}.", hint="Use --minimize latency.")
+    if estimated:
         return Meter("estimate")
     if kind == "latency" and target.arch == machine().arch:
         return Meter("latency", (Host(),))

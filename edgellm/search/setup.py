@@ -43,7 +43,7 @@ class Options:
         minimize: a key of `core.search.MINIMIZED`.
         max_drop: points that may be lost against the fp32 source on the texts that choose.
         max_size: bytes of the artifact.
-        max_cost: time or instructions, as a part of the base's.
+        max_cost: time, instructions or estimate, as a part of the base's.
         trials: of the study, in all.
         schemes: that single layers may have; all that the format takes if empty.
         eval: labelled examples that choose; agreement on calibration texts chooses if None.
@@ -117,7 +117,7 @@ class Setup:
             "lengths": list(self.plan.buckets), "minimize": self.minimize, "bounds": strict.plain(self.bounds),
             "schemes": list(self.schemes), "seed": self.options.seed, "data": self.choose.digest,
             "calibration": Questions("", self.plan.calibration).digest,
-            "measured on": "" if self.meter is None else str([self.meter.kind, *(d.name for d in self.meter.devices)]),
+            "measured on": "" if self.meter is None else str([self.meter.kind, *self.meter.places]),
         }  # fmt: skip
 
 
@@ -144,6 +144,11 @@ def checked(options: Options) -> Setup:
         )
     counts = options.minimize != "size" or options.max_cost is not None
     schemes = search_space.schemes_for(backends[fmt], options.schemes, timed=counts)
+    if len(schemes) < 2:
+        raise UsageError(
+            f"Layers have nothing to choose among but {schemes[0]}.",
+            hint="Name other schemes with --scheme, or leave it out.",
+        )
     meter = meter_for(aim, fmt, "latency" if options.minimize == "size" else options.minimize) if counts else None
     folder = Path(options.out or f"{Path(options.model).name}-{aim.name}-search")
     calibrates = search_space.coarser_than(search_space.base_of(backends[fmt])) if backends[fmt] in PORTABLE else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgellm.backends import MIN_TOKENS, TOOLS
 from edgellm.backends._vendor_sdks import ensure_sdk
 from edgellm.core.precision import Precisions, read_precisions
-from edgellm.core.scheme import FORMATS, MIXED, RANGES, Tuning, resolve_schemes
+from edgellm.core.scheme import CORRECTING, FORMATS, MIXED, RANGES, Tuning, resolve_schemes
 from edgellm.core.target import Target
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.runtime import engines
@@ -129,8 +129,17 @@ def resolve(
         )
     samples = texts.read_calibration(Path(calibration)) if calibration is not None else default_texts("calibration")
     tuning = tuning or Tuning()
-    if tuning.correct_bias and not any(scheme.rounded for each in how.values() for scheme in each.schemes):
-        raise UsageError("--correct-bias has no use where no weights become integers.", hint="Leave it out.")
+    for fmt in chosen if tuning.correct_bias else ():
+        if not any(scheme.corrected(aim.backend(fmt)) for scheme in how[fmt].schemes):
+            raise UsageError(
+                f"--correct-bias has no use for {fmt} in {how[fmt].name} on {aim.name}: "
+                + (
+                    "no weights become integers."
+                    if aim.backend(fmt) in CORRECTING
+                    else "its converter rounds by itself."
+                ),
+                hint="Leave it out, or that format.",
+            )
     calibrates = any(how[fmt].calibrates(aim.backend(fmt), tuning) for fmt in chosen)
     named = " and ".join(sorted({each.name for each in how.values()}))
     if calibration is not None and not calibrates:

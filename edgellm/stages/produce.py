@@ -22,6 +22,7 @@ from edgellm.stages.jobs import Job, run_jobs, slots
 from edgellm.stages.plan import Plan, job_bytes
 from edgellm.stages.references import files_beside
 from edgellm.stages.source import SourceModel, identity
+from edgellm.toolchain import vela
 
 REFERENCE = "reference"
 
@@ -116,6 +117,7 @@ def _wanted(plan: Plan) -> dict[str, tuple[str, dict[str, object]]]:
             "scheme": precisions.default,
             "layers": precisions.layers,
             "tuning": strict.plain(plan.tuning),
+            "compiler": "" if plan.target.npu is None else vela.version(),
             "buckets": plan.buckets,
             "target": strict.plain(_lowering(plan, fmt)),
             "calibration": plan.calibration if calibrates else (),

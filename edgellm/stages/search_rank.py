@@ -22,7 +22,7 @@ def rank(
     Args:
         source: the model.
         coarse: the scheme whose losses order layers.
-        fmt: whose way of quantizing is simulated.
+        fmt: the backend whose way of quantizing is simulated.
         texts: two thirds to round on, one to measure on (see `stages.sensitivity`).
         ranges: a key of `core.scheme.RANGES`.
         max_tokens: longer texts are cut.

@@ -106,7 +106,7 @@ def train(
     if trained.status == "paused":
         click.echo(f"Stopped at step {trained.steps} of {trained.of_steps}; the same command goes on from there.")
         return
-    model.half().save_pretrained(out)  # half the bytes; whoever reads them computes in fp32
+    model.save_pretrained(out)
     for name in ("tokenizer.json", "target_tokenizer.json"):
         (out / name).write_bytes((folder / "tokenizer" / name).read_bytes())
     shutil.rmtree(out / CHECKPOINTS)

@@ -98,7 +98,7 @@ def print_bias(folder: Path) -> None:
             )  # fmt: skip
             print(f"{scheme}, biases {'corrected' if correct else 'as they are'}")
             for artifact in bundle.manifest.artifacts:
-                print(*(note for note in artifact.notes if "Biases" in note), sep="\n", end="")
+                print(*(note for note in artifact.notes if "Biases" in note), sep="\n")
             print_agreement(bundle)
 
 

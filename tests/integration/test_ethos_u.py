@@ -50,14 +50,21 @@ def test_a_small_model_has_a_reference_beside_what_was_compiled() -> None:
     assert made["reference"] == "model-a16w8.tflite"
     assert set(made["cpu"]) <= AT_THE_BORDER
     assert made["partitions"] == 1
-    assert made["linears"] == [[2, 2]]
+    (linear,) = made["linears"]
+    assert (linear["bytes"], linear["bias"]) == ([2, 2], True)
     assert made["agreement"] > 0.999
 
 
-def test_a_linear_may_have_bytes_where_all_else_has_16_bits() -> None:
-    (made,) = run("tests.ethos_u", "narrow")
+@pytest.mark.parametrize(
+    "accelerator",
+    ["ethos-u85-512", *(pytest.param(name, marks=pytest.mark.full) for name in ("ethos-u55-128", "ethos-u65-256"))],
+)
+def test_a_linear_may_have_bytes_where_all_else_has_16_bits(accelerator: str) -> None:
+    (made,) = run("tests.ethos_u", "narrow", accelerator)
     assert made["files"] == ["model-mixed.tflite", "model-mixed_vela.tflite"]
-    assert made["linears"] == [[1, 1]]
+    (linear,) = made["linears"]
+    assert (linear["bytes"], linear["bias"]) == ([1, 1], True)
+    assert linear["read"] == pytest.approx(1, rel=1e-3), "the range that was chosen, not that of all that was seen"
     assert made["agreement"] > 0.99
     assert set(made["cpu"]) <= AT_THE_BORDER
     assert made["partitions"] == 1

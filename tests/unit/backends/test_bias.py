@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from edgellm.backends import Prepared
+from edgellm.backends._executorch_quantize import _nearest, quantize_linears
 from edgellm.backends.bias import correct_biases, unrounded
 from edgellm.backends.calibrate import rounded_weight
 from edgellm.backends.fitting import round_prepared
@@ -56,6 +57,26 @@ def test_the_mean_of_what_a_linear_writes_is_what_it_was(scheme: str) -> None:
     )
     share = float(note.split(" now costs ")[1].split("%")[0])
     assert 0 < share < 80
+
+
+def test_executorch_is_corrected_for_the_grid_that_it_rounds_to() -> None:
+    """torchao takes the largest magnitude for 127.5 steps: correcting for another grid would add error."""
+    made, plain = given(), Shifted().eval()
+    round_prepared(made, Precisions("int8-dynamic"), "executorch", nearest=_nearest)
+    quantize_linears(made.module, ())
+    rows = torch.cat([sample["input_ids"] for sample in made.samples], dim=1) + 3
+    weight = made.module.up.weight.dequantize()
+    assert not torch.equal(weight, rounded_weight(plain.up.weight.data))
+    before, after = plain.up(rows), nn.functional.linear(rows, weight, made.module.up.bias)
+    assert torch.allclose(before.mean((0, 1)), after.mean((0, 1)), atol=1e-5)
+
+
+def test_no_linear_with_a_bias_is_said() -> None:
+    made = given()
+    made.module.up.bias = made.module.down.bias = None
+    assert round_prepared(made, Precisions("int8-dynamic"), "onnx")[1] == (
+        "No bias of onnx was corrected: rounding changes nothing at linears that have one.",
+    )
 
 
 def test_nothing_changes_where_it_is_not_asked_for_or_nothing_is_rounded() -> None:

@@ -1,4 +1,4 @@
-"""Linears with 8-bit activations in an Ethos-U file: ranges are those that were chosen, and biases go along."""
+"""Linears with 8-bit activations for an Ethos-U: which ranges they get, and which linears are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 from torch import nn
 
 from edgellm.backends._ethos_u_bytes import narrowed
+from edgellm.backends._tflite_quantize import Reader
 from edgellm.backends.calibrate import Range, ranges_of
+from edgellm.backends.rounding import factor_of
+from edgellm.backends.tflite_ethos_u import _ensure_apart
+from edgellm.core.precision import Precisions
 from edgellm.errors import InputError
 
 
@@ -50,6 +54,36 @@ def test_a_layer_that_the_file_does_not_hold_is_named(tmp_path: Path, monkeypatc
     monkeypatch.setattr("edgellm.backends._ethos_u_bytes.readers", lambda source, module: iter(()))
     with pytest.raises(InputError, match="The converter left no linear with the weights of first"):
         narrowed(file, Two(), {"first": (some, some)})
+
+
+def test_what_a_converter_multiplied_a_weight_by_its_range_is_multiplied_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention's scaling goes into the query: what the file's linear writes is that much smaller than the module's."""
+    module = Two()
+    weight = module.first.weight.detach().numpy()
+    assert factor_of(0.25 * weight, weight) == pytest.approx(0.25)
+    assert factor_of(weight, weight) == factor_of(weight[:, :4], weight) == 1.0
+    reads, writes = Range.of(-2.0, 2.0, signed=True), Range.of(-1.0, 3.0, signed=True)
+    for factor, ends in ((0.25, (-0.25, 0.75)), (-0.25, (-0.75, 0.25))):
+        found = Reader("name;", "FULLY_CONNECTED", "first", 8, 8, factor)
+        monkeypatch.setattr("edgellm.backends._ethos_u_bytes.readers", lambda *asked, found=found: iter((found,)))
+        (made,) = narrowed(tmp_path / "model.tflite", module, {"first": (reads, writes)})
+        assert (made.output, made.reads) == ("name", reads)
+        assert made.writes.ends == pytest.approx(ends, abs=0.01)
+
+
+def test_linears_that_share_a_weight_are_refused_by_name() -> None:
+    module = Two()
+    module.second.weight = module.first.weight
+    with pytest.raises(InputError, match="first and second share their weight"):
+        _ensure_apart(module, Precisions("a16w8", (("second", "int8-static"),)))
+    _ensure_apart(module, Precisions("a16w8"))
+
+
+def test_a_linear_that_reads_nothing_but_0_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="first reads nothing but 0"):
+        ranges_of(Two(), [{"x": torch.zeros(1, 2, 8)}], method="mse", wanted=lambda name: name == "first")
 
 
 def test_a_linear_that_is_called_oddly_is_refused_by_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -226,11 +227,13 @@ def checked_at(folder: Path):  # type: ignore[no-untyped-def]
 
 
 def test_no_target_is_left_without_a_way_or_a_reason() -> None:
-    """A CPU of another kind than this machine's and Arm's is refused; the message says what works."""
+    """What can't be measured is refused; the message says what works."""
     target = load_target("ethos-u85-512")
     assert isinstance(target, Target)
-    with pytest.raises(UsageError, match="Use --minimize size"):
+    with pytest.raises(UsageError, match="Use --minimize latency"):
         meter_for(target, "tflite", "instructions")
+    with pytest.raises(UsageError, match="Use --minimize size"):
+        meter_for(replace(target, delegates={"tflite": "xnnpack"}, npu=None), "tflite", "instructions")
 
 
 def test_the_cost_on_an_ethos_u_is_an_estimate_and_nothing_else_has_one() -> None:
@@ -244,6 +247,14 @@ def test_the_cost_on_an_ethos_u_is_an_estimate_and_nothing_else_has_one() -> Non
 def test_an_estimate_is_told_as_one() -> None:
     text = shown(Front(**{**vars(FOUND), "base": "a16w8", "minimize": "estimate"}))
     assert "40.0% less time by the compiler's estimate than uniform a16w8" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "minimize", "scheme"), [(HOST, "size", "int8-dynamic"), ("ethos-u85-512", "latency", "a16w8")]
+)
+def test_one_scheme_is_no_choice(target: str, minimize: str, scheme: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"nothing to choose among but {scheme}"):
+        checked(Options(str(tmp_path / "gone"), target, minimize=minimize, schemes=(scheme,)))
 
 
 def test_sizes_on_an_ethos_u_have_nothing_to_choose(tmp_path: Path) -> None:
