@@ -84,7 +84,7 @@ def token_by_token(folder: Path, work: Path, *, int8: bool) -> Say:
 
 
 @click.command()
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--against", multiple=True, type=click.Path(path_type=Path, exists=True),
     help="Folder that autoregressive.py wrote (may be repeated); runs in fp32 and in int8.",
@@ -99,6 +99,8 @@ def main(bundles: tuple[Path, ...], against: tuple[Path, ...], words: Path, limi
     from edgellm.runtime.machine import machine
 
     names = [path.resolve().name for path in (*bundles, *against)]
+    if not names:
+        raise UsageError("There is nothing to score.", hint="Name a bundle, or a model with --against.")
     if len(names) > len(set(names)):
         raise UsageError("Two folders have one name, and the table could not tell them apart.", hint="Rename one.")
     found = dict(list(read_words(words).items())[:limit])

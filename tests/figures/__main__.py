@@ -97,8 +97,7 @@ def print_bias(folder: Path) -> None:
                 out=folder / f"bias-{scheme}-{correct}",
             )  # fmt: skip
             print(f"{scheme}, biases {'corrected' if correct else 'as they are'}")
-            for artifact in bundle.manifest.artifacts:
-                print(*(note for note in artifact.notes if "Biases" in note), sep="\n")
+            print(*(note for note in bundle.manifest.notes if "Biases" in note), sep="\n")
             print_agreement(bundle)
 
 

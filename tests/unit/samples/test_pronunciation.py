@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 FOLDER = Path(__file__).parents[3] / "samples" / "pronunciation"
@@ -81,3 +84,26 @@ def test_the_closest_pronunciation_counts_with_stress_and_without(
     listed = {word: [way.split() for way in ways] for word, ways in words.items()}
     assert sample["race"].error_rates(said.__getitem__, listed, stress=False) == pytest.approx((25.0, 100 / 13))
     assert sample["race"].error_rates(said.__getitem__, listed, stress=True) == pytest.approx((50.0, 200 / 13))
+
+
+def test_weights_are_kept_in_half_the_bytes_and_only_where_fp16_holds_them(tmp_path: Path) -> None:
+    model, kept = tmp_path / "model", tmp_path / "kept"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    weights = {"a": torch.tensor([1.0, 0.1]), "ids": torch.tensor([70_000])}
+    save_file(weights, model / "model.safetensors")
+
+    def keep() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(FOLDER / "keep.py"), str(model), str(kept)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = keep()
+    assert done.returncode == 0, done.stderr
+    found = load_file(kept / "model.safetensors")
+    assert (found["a"].dtype, found["ids"].tolist()) == (torch.float16, [70_000])
+    assert torch.allclose(found["a"].float(), weights["a"], atol=1e-3)
+    assert (kept / "config.json").is_file()
+    save_file({"a": torch.tensor([1e6])}, model / "model.safetensors")
+    done = keep()
+    assert (done.returncode, "a holds numbers that fp16 does not" in done.stderr) == (3, True)
+    assert load_file(kept / "model.safetensors").keys() == {"a", "ids"}, "what was there is as it was"
