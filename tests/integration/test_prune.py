@@ -71,6 +71,7 @@ def test_a_pruned_model_builds_and_runs_like_any_other(model: Model, data: Path,
     assert {item["label"] for item in answer} == {"calm", "glad", "sad"}
 
 
+@pytest.mark.full
 def test_without_labels_an_encoder_keeps_near_to_itself(model: Model, tmp_path: Path) -> None:
     found = prune(model("encoder"), tmp_path / "small", "--no-measure", "--structure", "ffn,layers")
     assert found["quality"]["before"] is None

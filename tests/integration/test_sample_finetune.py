@@ -105,7 +105,7 @@ def trained(
     return get
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["weather", pytest.param("places", marks=pytest.mark.full)])
 def test_training_learns_and_says_how(trained: Callable[[str], Trained], name: str) -> None:
     it, scored = trained(name), KINDS[name][1]
     facts = it.facts

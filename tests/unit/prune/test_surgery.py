@@ -47,7 +47,7 @@ def test_what_was_cut_is_the_model_with_its_gates_closed(kind: str) -> None:
     assert all(surgery.apart(a, b) > 1e-3 for a, b in zip(whole, expected, strict=True)), "nothing was masked"
     lost = sum(shape.parameters for shape in shapes) - remaining(shapes, kept)
     surgery.cut(encoder, kept)
-    assert all(surgery.apart(a, run()) < 1e-6 for a, run in zip(expected, runs, strict=True))
+    assert all(surgery.apart(a, run()) < 1e-5 for a, run in zip(expected, runs, strict=True))
     assert before - count(model) == lost
 
 
@@ -78,7 +78,7 @@ def test_the_slots_that_are_heard_are_numbered_anew() -> None:
     surgery.cut(encoder, kept)
     config = encoder.model.config
     assert (config.num_hidden_layers, config.num_slot_layers, config.conditioned_layers) == (3, 2, [1])
-    assert surgery.apart(expected, output(encoder.model)) < 1e-6
+    assert surgery.apart(expected, output(encoder.model)) < 1e-5
 
 
 @pytest.mark.parametrize(
