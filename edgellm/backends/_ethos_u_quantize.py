@@ -1,6 +1,6 @@
 """Static quantization of a whole TFLite graph: int8 weights per channel, 16-bit activations, embedding tables per row.
 
-Linears may have 8-bit activations (see `_ethos_u_bytes`): an Ethos-U multiplies bytes in half the time.
+Linears may have 8-bit activations (see `_ethos_u_bytes`): by Vela's estimate an Ethos-U multiplies bytes in less time.
 
 The ranges are edgellm's own and true ones: ai-edge-quantizer's calibration keeps a moving average of what it sees, which
 cuts off what few texts reach; MiniLM loses half its accuracy to that.

@@ -5,7 +5,7 @@ https://arxiv.org/abs/1906.04721, section 4.2: a rounded weight W + D gives D E[
 E[x] is measured on calibration texts. The graph stays as it is, and so does its time.
 
 It is off unless it is asked for: encoders gain next to nothing by it, as their inputs' means are small beside how far they
-spread, and what is left of that is made up for by fitting (`python -m tests.figures --only bias`).
+spread, and what is left of that is made up for by fitting (CONTRIBUTING has figures).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Nearest = Callable[[Scheme, torch.Tensor], torch.Tensor]
 """Takes a scheme with 8-bit weights and a weight [out, in], and returns it as the backend will round it."""
 
 
-def _symmetric(scheme: Scheme, weight: torch.Tensor) -> torch.Tensor:
+def symmetric(scheme: Scheme, weight: torch.Tensor) -> torch.Tensor:
+    """Return a weight [out, in] as most backends round it: per output channel, the largest magnitude 127 steps."""
     return rounded_weight(weight)
 
 
@@ -36,7 +37,7 @@ def unrounded(prepared: Prepared) -> nn.Module | None:
 
 
 def correct_biases(
-    prepared: Prepared, plain: nn.Module | None, fmt: str, precisions: Precisions, nearest: Nearest = _symmetric
+    prepared: Prepared, plain: nn.Module | None, fmt: str, precisions: Precisions, nearest: Nearest = symmetric
 ) -> tuple[str, ...]:
     """Correct biases in place, and return a note of what that gained.
 
@@ -46,7 +47,7 @@ def correct_biases(
         plain: what `unrounded` gave; where it is None, nothing is done.
         fmt: for the note.
         precisions: of the layers.
-        nearest: how the backend rounds to 8 bits; symmetric per output channel, the largest magnitude 127 steps, if left out.
+        nearest: how the backend rounds to 8 bits.
 
     """
     if plain is None:

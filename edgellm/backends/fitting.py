@@ -68,7 +68,7 @@ def round_prepared(
     fmt: str,
     grouped: Grouped | None = None,
     *,
-    nearest: bias.Nearest | None = None,
+    nearest: bias.Nearest = bias.symmetric,
 ) -> tuple[list[str], tuple[str, ...]]:
     """Round what a backend was given as `round_weights` does, for a format; return the names of the layers, and notes.
 
@@ -79,7 +79,7 @@ def round_prepared(
     fit = prepared.tuning.fit and bool(prepared.samples)
     plain = bias.unrounded(prepared)
     names, gain = round_weights(prepared.module, precisions, samples, grouped, fit=fit)
-    corrected = bias.correct_biases(prepared, plain, fmt, precisions, **({"nearest": nearest} if nearest else {}))
+    corrected = bias.correct_biases(prepared, plain, fmt, precisions, nearest)
     return names, (*gain.notes(f"4-bit weights of {fmt}"), *corrected)
 
 
