@@ -60,7 +60,7 @@ def ensure_faithful(
         EdgellmError: they differ by more than TOLERANCE: a rewrite does not fit this architecture.
 
     """
-    apart: Callable[..., float] = getattr(reference, "apart", _apart)
+    apart = difference(reference)
     rewritten, padding = [0.0], [0.0]
     with torch.no_grad():
         for item in feeds:
@@ -78,6 +78,12 @@ def ensure_faithful(
             hint="Please report it with the model's config.json.",
         )
     return found
+
+
+def difference(module: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """Return what tells how far a second output of `module` is from a first, relative to the first's largest value."""
+    own: Callable[[torch.Tensor, torch.Tensor], float] = getattr(module, "apart", _apart)
+    return own
 
 
 def to_tensors(feeds: Feeds) -> dict[str, torch.Tensor]:
