@@ -15,6 +15,11 @@ SCHEDULES = {
 }
 """Learning-rate schedules."""
 
+PRECISIONS = {
+    "fp32": "everything in 32 bits",
+    "bf16": "matrix products in 16 bits: faster where the processor has instructions for them",
+}
+"""In which a step is computed; weights, optimizer and losses have 32 bits in any."""
 
 IGNORED = -100
 """Label that is not learned: of a padded place, or of what has none."""
@@ -35,6 +40,7 @@ class Training:
         warmup: part of all steps in which the rate rises; `WARMUP` if None. A plateau has none.
         weight_decay: of AdamW.
         patience: evaluations without a better dev score after which it ends; None goes through all epochs.
+        precision: a key of `PRECISIONS`.
         seed: of everything random.
         threads: of torch on a CPU; all cores if None.
         seconds: after which it stops with a checkpoint, to go on another time; None goes on to the end.
@@ -52,6 +58,7 @@ class Training:
     warmup: float | None = None
     weight_decay: float = 0.01
     patience: int | None = None
+    precision: str = "fp32"
     seed: int = 0
     threads: int | None = None
     seconds: float | None = None
@@ -60,6 +67,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
         for name, value, low, high in (
             ("epochs", self.epochs, 1, 100_000), ("batch", self.batch, 1, 1_000_000), ("rate", self.rate, 1e-12, 10.0),
             ("warmup", self.rising, 0.0, 0.9), ("weight-decay", self.weight_decay, 0.0, 10.0),

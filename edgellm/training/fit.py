@@ -154,7 +154,7 @@ def _arguments(
         per_device_eval_batch_size=training.batch, learning_rate=training.rate,
         lr_scheduler_type="reduce_lr_on_plateau" if plateau else training.schedule,
         lr_scheduler_kwargs=falls if plateau else None, warmup_steps=training.rising, weight_decay=training.weight_decay,
-        seed=training.seed, train_sampling_strategy="group_by_length", eval_strategy="steps", eval_steps=1,
+        bf16=training.precision == "bf16", seed=training.seed, train_sampling_strategy="group_by_length", eval_strategy="steps", eval_steps=1,
         save_strategy="steps", save_steps=1, save_total_limit=_KEEPS, load_best_model_at_end=True,
         metric_for_best_model=metric, greater_is_better=not lower_is_better, report_to=[], label_names=["labels"],
         use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),

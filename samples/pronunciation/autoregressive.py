@@ -68,12 +68,14 @@ def encode(pairs: list[tuple[str, str]], folder: Path) -> list[dict[str, list[in
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--batch", default=256, show_default=True, help="Pairs in a step.")
 @click.option("--rate", default=1e-3, show_default=True, help="The highest learning rate.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16, as 'edgellm distill' has it.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", type=int, help="Of torch; all cores if left out.")
 @click.option("--seconds", type=float, help="Stop with a checkpoint after these; the same command goes on.")
 def train(
     folder: Path, out: Path, start: Path | None, encoder_layers: int | None, decoder_layers: int | None,
-    width: int | None, epochs: int, batch: int, rate: float, seed: int, threads: int | None, seconds: float | None,
+    width: int | None, epochs: int, batch: int, rate: float, precision: str, seed: int, threads: int | None,
+    seconds: float | None,
 ) -> None:  # fmt: skip
     """Train on FOLDER, which data.py wrote."""
     import torch
@@ -83,7 +85,8 @@ def train(
     from edgellm.training.fit import fit, prepare
 
     options = Training(
-        epochs=epochs, batch=batch, rate=rate, seed=seed, threads=threads, seconds=seconds, schedule="cosine"
+        epochs=epochs, batch=batch, rate=rate, precision=precision, seed=seed, threads=threads, seconds=seconds,
+        schedule="cosine",
     )  # fmt: skip
     prepare(options)
     tokenizer = open_tokenizer(folder / "tokenizer")

@@ -139,6 +139,16 @@ def test_a_paused_training_goes_on_with_the_losses_it_would_have_had(
     same(whole, run(tmp_path))
 
 
+def test_products_in_16_bits_learn_as_well(tmp_path: Path, whole: Trained) -> None:
+    rough = losses(run(tmp_path, precision="bf16").curve)
+    exact = losses(whole.curve)
+    assert rough.keys() == exact.keys()
+    assert rough != exact
+    evaluated = [step for step, name in exact if name == "eval_loss"]
+    for step in evaluated:
+        assert rough[step, "eval_loss"] == pytest.approx(exact[step, "eval_loss"], rel=0.05)
+
+
 def test_seconds_are_kept(tmp_path: Path) -> None:
     paused = run(tmp_path, seconds=1.0, epochs=1000)
     assert paused.status == "paused"
@@ -146,7 +156,9 @@ def test_seconds_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / f"checkpoint-{paused.steps}" / "curve.json").is_file()
 
 
-@pytest.mark.parametrize("other", [{"rate": 0.01}, {"seed": 1}, {"epochs": 5}, {"identity": "b"}])
+@pytest.mark.parametrize(
+    "other", [{"rate": 0.01}, {"seed": 1}, {"epochs": 5}, {"precision": "bf16"}, {"identity": "b"}]
+)
 def test_other_options_or_data_are_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     run(tmp_path, keep=True, epochs=1)
     with pytest.raises(UsageError, match="other options or data"):
