@@ -20,7 +20,7 @@ from edgellm.optimize import models
 from edgellm.optimize.kept import Kept, write
 from edgellm.optimize.measure import built, compared, described, measured
 from edgellm.optimize.policy import next_move
-from edgellm.optimize.recipe import BUNDLE, FP32, MODEL, Setup, checked, read_recipe
+from edgellm.optimize.recipe import BUNDLE, FP32, MODEL, Setup, checked, in_keys, read_recipe
 from edgellm.runtime.bundle import Bundle
 from edgellm.stages.cache import Cache, key_of
 from edgellm.stages.disk import disk_errors
@@ -128,8 +128,8 @@ class _Run:
                     model = self._made(move, Path(begins.model), folder)
             except (UsageError, InputError, GateError) as error:
                 assert begins is not None
-                self._say(f"  it can't be made: {error.args[0]}")
-                model, refused = Path(begins.model), str(error.args[0])
+                model, refused = Path(begins.model), in_keys(error.args[0])
+                self._say(f"  it can't be made: {refused}")
             else:
                 schemes = dict.fromkeys(((FP32,) if begins is None else ()) + self._setup.recipe.schemes)
                 results = [self._measured(folder, model, scheme) for scheme in schemes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.core import strict
-from edgellm.core.optimize import Recipe
+from edgellm.core.optimize import Budget, Data, Goal, Recipe, Shrink, Tune
 from edgellm.core.precision import Precisions
 from edgellm.core.scheme import PORTABLE, SCHEMES
 from edgellm.distill import require
-from edgellm.errors import InputError, MissingDependencyError, UsageError, unknown
+from edgellm.errors import EdgellmError, InputError, MissingDependencyError, UsageError, unknown
 from edgellm.prune.setup import questions_of, read_data
 from edgellm.search.cost import Meter, meter_for
 from edgellm.stages import texts
@@ -36,6 +37,14 @@ FP32 = "fp32"
 
 MODEL, BUNDLE, STEPS = "model", "bundle", "steps"
 """In the folder of an optimization: the chosen ones, and all steps that were ever made."""
+
+_KEYS = {
+    field.name: field.name
+    for table in (Recipe, Data, Goal, Budget, Tune, Shrink)
+    for field in dataclasses.fields(table)
+}
+_KEYS |= {"scheme": "schemes", "data": "train", "recover": "epochs"}
+"""Options of the commands that a recipe stands for, in its own words."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +114,28 @@ def read_recipe(path: Path) -> Recipe:
     )  # fmt: skip
 
 
+def in_keys(message: str) -> str:
+    """Return what a build, a pruning or a training says of its options, as said of a recipe's keys."""
+    return re.sub(r"--([a-z][a-z-]*[a-z])", lambda found: _KEYS.get(found[1].replace("-", "_"), found[0]), message)
+
+
 def checked(recipe: Recipe) -> Setup:
     """Return the setup.
 
     Raises:
-        UsageError: an option is wrong, or the combination impossible.
+        UsageError: a key is wrong, or the combination impossible.
         InputError: a model or a file can't be used.
         MissingDependencyError: an extra is not installed, or the emulator not set up.
 
     """
+    try:
+        return _checked(recipe)
+    except (UsageError, InputError) as error:
+        kind: type[EdgellmError] = type(error)
+        raise kind(in_keys(error.args[0]), hint=in_keys(error.hint)) from None
+
+
+def _checked(recipe: Recipe) -> Setup:
     require()
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError(
