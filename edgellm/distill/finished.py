@@ -45,7 +45,8 @@ def check_out(out: Path) -> None:
     check_parent(out)
     work = working(out)
     known = (work / "checkpoints" / IDENTITY).is_file() or any(work.glob("start-*"))
-    if work.exists() and not known and any(work.iterdir()):
+    # A training that diverged leaves its curves alone.
+    if work.exists() and not known and any(path.name != LOGS for path in work.iterdir()):
         raise UsageError(
             f"{work} is where a training works, and holds something else, which is left alone.",
             hint="Choose another --out, or move that folder.",

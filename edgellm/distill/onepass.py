@@ -87,8 +87,9 @@ def answers(model: OnePass, read: Tokenizer, texts: Sequence[str]) -> list[tuple
     said: list[tuple[int, ...]] = [()] * len(texts)
     for start in range(0, len(order), _BATCH):
         rows = order[start : start + _BATCH]
+        batch = Collate(pad)([{"input_ids": encoded[i]} for i in rows])
         with torch.no_grad():
-            outputs = model(**Collate(pad)([{"input_ids": encoded[i]} for i in rows]))
+            outputs = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
         for i, places in zip(rows, kind.said(outputs.to_tuple()).tolist(), strict=True):
             said[i] = kind.read(places, pad)
     return said

@@ -68,7 +68,9 @@ def observe(wrapped: nn.Module, signals: Signals, *, types: bool) -> Callable[..
         for name, on, found in (("hidden states", signals.hidden, states), ("attention maps", maps, attention)):
             if on and not found:
                 raise InputError(f"{type(model.model).__name__} does not show its {name}.")
-        return Seen(model.answer(output, attention_mask), states, attention)
+        answer = model.answer(output, attention_mask)
+        # Losses have 32 bits, whatever the precision of what is compared.
+        return Seen(answer.float(), tuple(each.float() for each in states), tuple(each.float() for each in attention))
 
     return see
 

@@ -82,7 +82,7 @@ class Softened(nn.Module):
         if self.compared is not None:
             ids = self.compared.to(logits.device)
             logits, its = logits[..., ids], its[..., ids]
-        apart = soft_labels(logits, its, temperature=self.temperature, mask=mine.slot_mask)
+        apart = soft_labels(logits.float(), its.float(), temperature=self.temperature, mask=mine.slot_mask)
         mine.loss = mine.loss + self.weight * apart
         return mine
 

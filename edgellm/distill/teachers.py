@@ -43,7 +43,7 @@ class Teacher(Protocol):
     longest: int
 
     def answer(self, texts: Sequence[str], *, beams: int, slots: int) -> list[str]:
-        """Return the likeliest output of each text that it finds.
+        """Return the likeliest output of each text that it finds; an empty one where it comes to no end.
 
         Args:
             texts: to label.
@@ -65,9 +65,13 @@ def open_teacher(folder: Path) -> Teacher:
 
 
 def digest(teacher: Teacher) -> str:
-    """Return the SHA-256 of a teacher's weights, configuration and tokenizers."""
+    """Return the SHA-256 of a teacher's weights, configurations and tokenizers."""
     folder = teacher.folder
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*tokenizer.json"))]
+    files = [
+        *sorted(folder.glob("*config.json")),
+        *sorted(folder.glob("*.safetensors")),
+        *sorted(folder.glob("*tokenizer.json")),
+    ]
     return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
 
 
@@ -98,22 +102,31 @@ class Autoregressive:
         self.longest = int(getattr(self.model.config, "max_position_embeddings", None) or 1024)
 
     def answer(self, texts: Sequence[str], *, beams: int, slots: int) -> list[str]:
-        """Return the likeliest output of each text that beam search finds."""
+        """Return the likeliest output of each text that beam search finds, and nothing where it was cut off."""
+        ends = self._ends()
         encoded = [encoding.ids for encoding in self.read.encode_batch(list(texts))]
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         said = [""] * len(texts)
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
             longest = max(len(encoded[i]) for i in batch)
+            fed = Collate(self.model.config.pad_token_id)([{"input_ids": encoded[i]} for i in batch])
             with torch.no_grad():
                 made = self.model.generate(
-                    **Collate(self.model.config.pad_token_id)([{"input_ids": encoded[i]} for i in batch]),
-                    num_beams=beams, do_sample=False, max_new_tokens=min(slots * longest, self.longest - 1),
+                    **{name: tensor.to(self.model.device) for name, tensor in fed.items()},
+                    num_beams=beams, do_sample=False, max_new_tokens=min(slots * longest + 1, self.longest - 1),
                     length_penalty=1.0,
                 )  # fmt: skip
             for i, ids in zip(batch, made.tolist(), strict=True):
-                said[i] = self.write.decode(ids, skip_special_tokens=True)
+                if not ends or ends & set(ids[1:]):  # the first may be the end as well, and starts it here
+                    said[i] = self.write.decode(ids, skip_special_tokens=True)
         return said
+
+    def _ends(self) -> set[int]:
+        """Return the ids that end an output."""
+        settings = self.model.generation_config
+        ends = None if settings is None else settings.eos_token_id
+        return set(ends) if isinstance(ends, list) else set() if ends is None else {int(ends)}
 
     def begin(self, target: str) -> tuple[int, ...]:
         """Return the ids that are read before an output's first token: the start, and what the tokenizer puts there.

@@ -181,12 +181,14 @@ class MaskPredictForSeq2Seq(BertPreTrainedModel):
             hidden = real
         shown = torch.where(real, labels, self.config.pad_token_id)
         ids = torch.where(hidden, self.config.mask_token_id, shown)
-        logits = self._pass(states, mask, ids, real.to(mask.dtype))
+        logits = self._pass(states, mask, ids, real.to(mask.dtype)).float()
         tokens = functional.cross_entropy(
             logits.flatten(0, 1), labels.masked_fill(~hidden, IGNORED).flatten(), ignore_index=IGNORED,
             label_smoothing=0.1 if self.training else 0.0,
         )  # fmt: skip
-        loss = tokens + LENGTH_WEIGHT * functional.cross_entropy(lengths, count.clamp(max=lengths.shape[-1] - 1))
+        loss = tokens + LENGTH_WEIGHT * functional.cross_entropy(
+            lengths.float(), count.clamp(max=lengths.shape[-1] - 1)
+        )
         return MaskPredictOutput(loss=loss, logits=logits, slot_mask=hidden)
 
 

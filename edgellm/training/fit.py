@@ -130,6 +130,7 @@ def fit(
     runs.train(resume_from_checkpoint=str(last) if last else None)
     state = runs.state
     runs.accelerator.wait_for_everyone()  # all have read the best weights
+    runs.accelerator.unwrap_model(module, keep_fp32_wrapper=False)  # who asks the module next asks it in fp32
     if main and (watch.diverged or not (watch.paused or keep)):
         shutil.rmtree(checkpoints)
     if watch.diverged:
@@ -170,6 +171,8 @@ def _arguments(
 def _decisive(training: Training) -> dict[str, object]:
     """Return the options that decide what comes out."""
     options = {name: value for name, value in vars(training).items() if name not in ("threads", "seconds", "deepspeed")}
+    if training.precision == "fp32":  # as it was before there was a choice: trainings that began then go on
+        del options["precision"]
     return {**options, "warmup": training.rising}
 
 

@@ -144,7 +144,11 @@ def smoothed(model: BartForConditionalGeneration) -> nn.Module:
         def forward(self, labels: Tensor, **fed: Tensor) -> dict[str, Tensor]:
             logits = self.model(labels=labels, **fed).logits
             smoothing = SMOOTHING if self.training else 0.0
-            return {"loss": functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)}
+            return {
+                "loss": functional.cross_entropy(
+                    logits.float().flatten(0, 1), labels.flatten(), label_smoothing=smoothing
+                )
+            }
 
     return Smoothed()
 
