@@ -13,7 +13,7 @@ from pathlib import Path
 from edgellm.backends import TOOLS
 from edgellm.core import strict
 from edgellm.core.optimize import Measured, Move
-from edgellm.optimize.recipe import STEPS, Setup
+from edgellm.optimize.recipe import MARK, STEPS, Setup
 from edgellm.runtime.bundle import sha256_file
 from edgellm.runtime.machine import cpu_identity
 from edgellm.stages.cache import key_of
@@ -56,6 +56,7 @@ class Kept:
             name = f"{move.kind}-{_digest({'of': self._origin(begins), **did})}"
         folder = self._steps / name
         folder.mkdir(parents=True, exist_ok=True)
+        (self._steps / MARK).touch()
         return folder
 
     def bundle(self, step: Path, scheme: str) -> Path:

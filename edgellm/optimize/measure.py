@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgellm.core.optimize import Measured
-from edgellm.errors import GateError
-from edgellm.optimize.recipe import Setup, calibration
+from edgellm.errors import DeviceError, EdgellmError, MissingDependencyError
+from edgellm.optimize.recipe import Setup, calibration, in_keys
 from edgellm.pipeline import build
 from edgellm.runtime.bundle import Bundle
 from edgellm.stages.cache import Cache
@@ -36,7 +36,7 @@ def built(setup: Setup, model: Path, scheme: str, out: Path) -> Bundle:
 def measured(
     setup: Setup, model: Path, scheme: str, said: Sequence[object], base: Bundle, store: Cache, out: Path
 ) -> Measured:
-    """Return what an artifact loses, weighs and costs.
+    """Return what an artifact loses, weighs and costs; of one that can't be built, why not.
 
     Args:
         setup: of the optimization.
@@ -50,8 +50,10 @@ def measured(
     """
     try:
         bundle = built(setup, model, scheme, out)
-    except GateError as error:
-        return Measured(scheme, None, None, None, None, refused=str(error.args[0]))
+    except (DeviceError, MissingDependencyError):
+        raise
+    except EdgellmError as error:
+        return Measured(scheme, None, None, None, None, refused=in_keys(error.args[0]))
     found = compared(setup, setup.dev, said, bundle, store)
     cost = None if setup.meter is None else setup.meter.ratio(bundle, base)
     return Measured(scheme, score(found), found.drop, bundle.manifest.artifacts[0].bytes, cost, bundle=str(out))

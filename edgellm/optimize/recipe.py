@@ -38,6 +38,9 @@ FP32 = "fp32"
 MODEL, BUNDLE, STEPS = "model", "bundle", "steps"
 """In the folder of an optimization: the chosen ones, and all steps that were ever made."""
 
+MARK = "edgellm-optimize"
+"""File among the steps, by which a folder is known to be an optimization's."""
+
 _KEYS = {
     field.name: field.name
     for table in (Recipe, Data, Goal, Budget, Tune, Shrink)
@@ -174,7 +177,7 @@ def _out(recipe: Recipe) -> Path:
     out = Path(recipe.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is no folder.", hint="Name another 'out'.")
-    if out.is_dir() and any(out.iterdir()) and not (out / STEPS).is_dir():
+    if out.is_dir() and any(out.iterdir()) and not (out / STEPS / MARK).is_file():
         raise UsageError(f"{out} holds something that no optimization wrote.", hint="Name another 'out'.")
     data = recipe.data
     for path in (recipe.model, recipe.teacher, data.train, data.dev, data.test, data.calibration, data.golden):

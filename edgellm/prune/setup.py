@@ -238,6 +238,8 @@ def _examples(options: Options, source: SourceModel) -> tuple[list[Example], lis
 def read_data(path: Path, source: SourceModel) -> list[Example]:
     """Return the examples in a file: rows of labelled data, pairs for ctc-seq2seq, or lines for feature-extraction.
 
+    Pairs of one text are one example, of which any target is right.
+
     Raises:
         InputError: it can't be read, or a row does not fit the task.
 
@@ -246,7 +248,10 @@ def read_data(path: Path, source: SourceModel) -> list[Example]:
         lines = dict.fromkeys(texts.read_calibration(path))
         return [Example((line,), None) for line in lines]
     if source.task == SEQUENCES and _is_pairs(path):
-        return [Example((pair.text,), (" ".join(pair.target.split()),)) for pair in read_pairs(path)]
+        targets: dict[str, list[str]] = {}
+        for pair in read_pairs(path):
+            targets.setdefault(pair.text, []).append(" ".join(pair.target.split()))
+        return [Example((text,), tuple(dict.fromkeys(right))) for text, right in targets.items()]
     return read_examples(path, load_task(source.task), source.options)
 
 

@@ -22,7 +22,8 @@ from edgellm.stages.source import SourceModel
 from edgellm.tasks import load_task
 
 _HIDDEN = 1e-5
-"""Largest difference, relative to the largest output, that a weaker mask may make. A tenth of what `faithful` lets pass."""
+"""By how much a weaker mask may let padding change an answer more, relative to the largest output: a tenth of what `faithful`
+lets pass."""
 
 _PROBED = (1, 2, 3, 5, 8, 12, 16)
 """Lengths of the texts of random tokens that choose the mask. Short ones matter: few scores of text stand beside padding's."""
@@ -80,28 +81,34 @@ def _hide_padding(model: nn.Module, module: nn.Module, source: SourceModel) -> f
     probes = list(_probes(source))
     apart = difference(module)
 
-    def answers(masked: float) -> list[torch.Tensor]:
+    def leaks(masked: float) -> list[float]:
+        """Return how far the answers to padded probes are from those to the same without padding."""
         replace_attention(model, masked)
         with torch.no_grad():
-            return [module(**probe) for probe in probes]
+            return [apart(module(**alone), module(**padded)) for alone, padded in probes]
 
-    strongest = answers(MASKS[-1])
+    least = leaks(MASKS[-1])  # of a model that looks at padding by other ways than attention, more than nothing
     for masked in MASKS[:-1]:
-        if all(apart(*pair) <= _HIDDEN for pair in zip(strongest, answers(masked), strict=True)):
+        if all(found <= best + _HIDDEN for found, best in zip(leaks(masked), least, strict=True)):
             return masked
     replace_attention(model, MASKS[-1])
     return MASKS[-1]
 
 
-def _probes(source: SourceModel) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield texts of random tokens, padded: int64 [1, tokens] by name."""
+def _probes(source: SourceModel) -> Iterator[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+    """Yield texts of random tokens, without padding and with it: int64 [1, tokens] by name."""
     drawn = torch.Generator().manual_seed(0)
+    longest = source.max_positions or max(_PROBED) + _PADDING
     for read in _PROBED:
-        tokens = min(read + _PADDING, source.max_positions or read + _PADDING)
-        probe = {spec.name: torch.full((1, tokens), spec.pad) for spec in source.inputs}
-        probe["input_ids"][:, :read] = torch.randint(source.inputs[0].bound, (1, min(read, tokens)), generator=drawn)
-        probe["attention_mask"][:, :read] = 1
-        yield probe
+        if read >= longest:
+            return
+        alone = {spec.name: torch.full((1, read), spec.pad) for spec in source.inputs}
+        alone["input_ids"] = torch.randint(source.inputs[0].bound, (1, read), generator=drawn)
+        alone["attention_mask"] = torch.ones((1, read), dtype=torch.int64)
+        if source.options.mask:
+            alone["input_ids"][0, 0] = source.options.mask_id  # what such a model is asked about
+        padding = (0, min(_PADDING, longest - read))
+        yield alone, {spec.name: nn.functional.pad(alone[spec.name], padding, value=spec.pad) for spec in source.inputs}
 
 
 def _wrap(source: SourceModel, model: nn.Module) -> nn.Module:

@@ -58,6 +58,7 @@ def beam_search(slots: Sequence[Slot], blank: int, *, best: int, width: int = WI
     """
     # For each beginning the probability of its paths that end in a blank, and of those that end in its last token.
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
+    scale = 0.0  # log of what all beams were divided by: products of hundreds of slots would vanish
     for slot in slots:
         after: dict[tuple[int, ...], list[float]] = {}
         for ids, (in_blank, in_token) in beams.items():
@@ -72,8 +73,13 @@ def beam_search(slots: Sequence[Slot], blank: int, *, best: int, width: int = WI
                 else:
                     longer[1] += probability * (in_blank + in_token)
         kept = sorted(after.items(), key=lambda item: (-sum(item[1]), item[0]))[: max(width, best)]
-        beams = {ids: (chances[0], chances[1]) for ids, chances in kept}
-    return [Found(ids, sum(chances)) for ids, chances in list(beams.items())[:best] if sum(chances) > 0]
+        total = sum(sum(chances) for _, chances in kept)
+        if not total:
+            return []
+        scale += math.log(total)
+        beams = {ids: (chances[0] / total, chances[1] / total) for ids, chances in kept}
+    found = [(ids, sum(chances)) for ids, chances in list(beams.items())[:best]]
+    return [Found(ids, math.exp(scale + math.log(chance))) for ids, chance in found if chance > 0]
 
 
 def edits(first: Sequence[object], second: Sequence[object]) -> int:

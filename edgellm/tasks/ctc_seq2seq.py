@@ -70,7 +70,7 @@ def decode(
     if not wanted:
         return said(_ctc.best_path(slots, blank))
     found = [said(each) for each in _ctc.beam_search(slots, blank, best=wanted)]
-    return {**found[0], "alternatives": found}
+    return {**(found[0] if found else said(_ctc.best_path(slots, blank))), "alternatives": found}
 
 
 def read_options(facts: Facts) -> TaskOptions:

@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellm.errors import EdgellmError, InputError, UsageError
+from edgellm.distill.pairs import Pair, read_pairs
+from edgellm.errors import EdgellmError, UsageError
+from edgellm.stages.source import check_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
     from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
@@ -30,15 +34,6 @@ CHECKPOINTS = "checkpoints"
 """Folder in the output folder, until the training has ended."""
 
 
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """Return words and pronunciations."""
-    try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}.", hint="data.py writes it.") from None
-    return [(word, said) for word, said in rows]
-
-
 def open_tokenizer(folder: Path, name: str = "tokenizer.json") -> PreTrainedTokenizerFast:
     """Return a tokenizer that knows its special tokens."""
     from transformers import PreTrainedTokenizerFast
@@ -49,12 +44,12 @@ def open_tokenizer(folder: Path, name: str = "tokenizer.json") -> PreTrainedToke
     )  # fmt: skip
 
 
-def encode(pairs: list[tuple[str, str]], folder: Path) -> list[dict[str, list[int]]]:
+def encode(pairs: Sequence[Pair], folder: Path) -> list[dict[str, list[int]]]:
     """Return ids of letters, and of phones with the mark of the end."""
     source, target = open_tokenizer(folder), open_tokenizer(folder, "target_tokenizer.json")
     end = target.eos_token_id
-    asked = source([word for word, _ in pairs])["input_ids"]
-    said = target([said for _, said in pairs])["input_ids"]
+    asked = source([pair.text for pair in pairs])["input_ids"]
+    said = target([pair.target for pair in pairs])["input_ids"]
     return [{"input_ids": a, "labels": [*b, end]} for a, b in zip(asked, said, strict=True)]
 
 
@@ -88,6 +83,10 @@ def train(
         epochs=epochs, batch=batch, rate=rate, precision=precision, seed=seed, threads=threads, seconds=seconds,
         schedule="cosine",
     )  # fmt: skip
+    if (out / "config.json").exists():
+        raise UsageError(f"{out} holds a model already.", hint="Train it on with --start, or choose another --out.")
+    if start is not None:
+        check_folder(start)
     prepare(options)
     tokenizer = open_tokenizer(folder / "tokenizer")
     begins = ""

@@ -14,10 +14,14 @@ from pathlib import Path
 
 import click
 
-from edgellm.errors import EdgellmError, InputError, UsageError
+from edgellm.distill.pairs import read_pairs
+from edgellm.errors import EdgellmError, UsageError
 
 TIMED, ROUNDS = 200, 7
 """Test words that are timed, and how often; a word's time is the median."""
+
+PROVEN = 50
+"""Words on which the baseline has to say what transformers' `generate` makes its model say."""
 
 Say = Callable[[str], str]
 
@@ -25,12 +29,8 @@ Say = Callable[[str], str]
 def read_words(path: Path) -> dict[str, list[list[str]]]:
     """Return each word's pronunciations as phones."""
     words: dict[str, list[list[str]]] = {}
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            word, said = line.split("\t")
-            words.setdefault(word, []).append(said.split())
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}.", hint="data.py writes it.") from None
+    for pair in read_pairs(path):
+        words.setdefault(pair.text, []).append(pair.target.split())
     return words
 
 
@@ -67,11 +67,11 @@ def race(sayers: dict[str, Say], words: Sequence[str]) -> dict[str, float]:
     return {name: statistics.median(map(statistics.median, each.values())) for name, each in times.items()}
 
 
-def token_by_token(folder: Path, work: Path, *, int8: bool) -> Say:
-    """Return what an autoregressive model says to a word."""
+def token_by_token(folder: Path, work: Path, words: Sequence[str], *, int8: bool) -> Say:
+    """Return what an autoregressive model says to a word; in fp32, it is proven on the first words to be what the model says."""
     import torch
     from autoregressive import open_tokenizer
-    from token_by_token import TokenByToken, export
+    from token_by_token import MOST, TokenByToken, export
     from transformers import BartForConditionalGeneration
 
     torch.set_num_threads(1)
@@ -80,6 +80,15 @@ def token_by_token(folder: Path, work: Path, *, int8: bool) -> Say:
     )
     export(model, work, int8=int8)
     opened, read = TokenByToken.open(work, model), open_tokenizer(folder).backend_tokenizer
+    for word in () if int8 else words[:PROVEN]:
+        ids = read.encode(word).ids
+        with torch.no_grad():
+            made = model.generate(
+                torch.tensor([ids]), num_beams=1, do_sample=False, max_new_tokens=MOST, forced_eos_token_id=None
+            )[0, 1:].tolist()
+        wanted, said = ([id for id in each if id != model.config.eos_token_id] for each in (made, opened(ids)))
+        if said != wanted:
+            raise EdgellmError(f"{folder} token by token says {said} to '{word}', and {wanted} in transformers.")
     return lambda word: str(read.decode(opened(read.encode(word).ids)))
 
 
@@ -113,7 +122,7 @@ def main(bundles: tuple[Path, ...], against: tuple[Path, ...], words: Path, limi
         for folder in against:
             for int8 in (False, True):
                 name = f"{folder.resolve().name} {'int8' if int8 else 'fp32'}, token by token"
-                sayers[name] = token_by_token(folder, Path(work) / name, int8=int8)
+                sayers[name] = token_by_token(folder, Path(work) / name, timed, int8=int8)
         medians = race({name: say for name, say in sayers.items() if _on_onnx(name)}, timed)
         first = next(iter(medians.values()), 1.0)
         width = max(map(len, sayers))

@@ -29,7 +29,7 @@ def test_batches_answer_as_single_texts_do(teacher: Teacher) -> None:
     together = teacher.answer(texts, beams=1, slots=1)
     for text, answer in zip(texts, together, strict=True):
         alone = teacher.answer([text], beams=1, slots=1)[0]
-        assert answer[: len(alone)] == alone  # a longer neighbour lets it go on
+        assert answer == alone or not alone  # a longer neighbour lets it come to its end
 
 
 def test_shards_are_made_once_and_parts_are_all(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from edgellm.core.manifest import TaskOptions
 from edgellm.errors import EdgellmError
 from edgellm.stages.attention import MASKS, replace_attention
 from edgellm.stages.faithful import ensure_faithful
 from edgellm.stages.load import load
-from edgellm.stages.prepare import prepare, reference
+from edgellm.stages.prepare import _probes, prepare, reference
 from edgellm.stages.source import SourceModel
 from edgellm.tasks import load_task
 from tests.tiny import tiny_tokenizer
@@ -55,3 +57,15 @@ def test_the_mask_follows_the_model(tmp_path: Path, sharpness: float, masked: fl
         leaking = load_task(source.task).wrap(model, source.options).eval()
         with pytest.raises(EdgellmError, match="differs from the source"):
             ensure_faithful(reference(source), leaking, FEEDS)
+
+
+def test_probes_hold_what_a_model_is_asked_about_and_fit_in_it(tmp_path: Path) -> None:
+    source = encoder(tmp_path, 1.0)
+    filler = dataclasses.replace(source, options=TaskOptions(mask="[MASK]", mask_id=7), max_positions=6)
+    probes = list(_probes(filler))
+    assert [int(padded["attention_mask"].sum()) for _, padded in probes] == [1, 2, 3, 5]
+    for alone, padded in probes:
+        read = alone["input_ids"].shape[1]
+        assert alone["input_ids"][0, 0] == 7
+        assert torch.equal(padded["input_ids"][:, :read], alone["input_ids"])
+        assert read < padded["input_ids"].shape[1] <= 6

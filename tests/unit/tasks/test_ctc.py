@@ -72,6 +72,14 @@ def test_a_search_can_say_what_no_best_path_says() -> None:
     assert beam_search(slots, BLANK, best=1)[0] == Found((1,), pytest.approx(0.64))
 
 
+def test_probabilities_of_many_slots_do_not_vanish() -> None:
+    slots = [[(0.05, 1), (1e-5, 0)], [(0.05, 2), (1e-5, 0)]] * 300
+    found = beam_search(slots, BLANK, best=2, width=4)
+    assert found[0].ids == (1, 2) * 300
+    assert all(0 <= each.score < 1e-300 for each in found)
+    assert beam_search([[(0.0, 1)]], BLANK, best=2) == []
+
+
 @given(ids, ids)
 def test_edits_are_those_of_jiwer(x: list[int], y: list[int]) -> None:
     if not x:
