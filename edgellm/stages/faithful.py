@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,7 +52,7 @@ def ensure_faithful(
     then what the source gives padded.
 
     Args:
-        reference: the source. One whose outputs are no numbers to subtract has a method `apart(expected, got)`.
+        reference: the source; see `difference`.
         prepared: the same, rewritten.
         feeds: to compare on.
         longest: tokens beyond which `prepared` takes none, padding included.
@@ -60,13 +61,14 @@ def ensure_faithful(
         EdgellmError: they differ by more than TOLERANCE: a rewrite does not fit this architecture.
 
     """
-    apart = difference(reference)
     rewritten, padding = [0.0], [0.0]
+    given = [to_tensors(item) for item in feeds]
     with torch.no_grad():
-        for item in feeds:
-            inputs = to_tensors(item)
+        answers = [reference(**inputs) for inputs in given]
+        apart = difference(reference, answers)
+        for inputs, alone in zip(given, answers, strict=True):
             padded = _padded(inputs, longest)
-            alone, beside = reference(**inputs), reference(**padded)
+            beside = reference(**padded)
             padding.append(apart(alone, beside))
             expected = alone if padding[-1] <= TOLERANCE else beside
             rewritten += [apart(alone, prepared(**inputs)), apart(expected, prepared(**padded))]
@@ -80,10 +82,19 @@ def ensure_faithful(
     return found
 
 
-def difference(module: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], float]:
-    """Return what tells how far a second output of `module` is from a first, relative to the first's largest value."""
-    own: Callable[[torch.Tensor, torch.Tensor], float] = getattr(module, "apart", _apart)
-    return own
+def difference(module: nn.Module, answers: Sequence[torch.Tensor]) -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """Return what tells how far a second output of `module` is from a first, relative to its largest one.
+
+    Args:
+        module: one whose outputs are no numbers to subtract has a method `apart(expected, got)`.
+        answers: to several texts: the one number of a regression may be next to 0 for one of them.
+
+    """
+    own: Callable[[torch.Tensor, torch.Tensor], float] | None = getattr(module, "apart", None)
+    if own is not None:
+        return own
+    largest = max([1e-6, *(float(answer.abs().max()) for answer in answers)])
+    return partial(_apart, largest)
 
 
 def to_tensors(feeds: Feeds) -> dict[str, torch.Tensor]:
@@ -97,12 +108,12 @@ def _padded(inputs: dict[str, torch.Tensor], longest: int | None) -> dict[str, t
     return {name: nn.functional.pad(tensor, (0, padding)) for name, tensor in inputs.items()}
 
 
-def _apart(expected: torch.Tensor, got: torch.Tensor) -> float:
-    """Return the largest difference relative to `expected`; of vectors per token, over those that both have."""
+def _apart(largest: float, expected: torch.Tensor, got: torch.Tensor) -> float:
+    """Return the largest difference as a part of `largest`; of vectors per token, over those that both have."""
     if got.dim() == 3:
         tokens = min(got.shape[1], expected.shape[1])
         got, expected = got[:, :tokens], expected[:, :tokens]
-    return float((got - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
+    return float((got - expected).abs().max()) / largest
 
 
 def _largest(values: Sequence[float]) -> float:

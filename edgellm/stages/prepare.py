@@ -79,13 +79,14 @@ def prepare(source: SourceModel) -> Rewritten:
 def _hide_padding(model: nn.Module, module: nn.Module, source: SourceModel) -> float:
     """Give `model` the weakest of MASKS that hides padding as the strongest does, and return it."""
     probes = list(_probes(source))
-    apart = difference(module)
 
     def leaks(masked: float) -> list[float]:
         """Return how far the answers to padded probes are from those to the same without padding."""
         replace_attention(model, masked)
         with torch.no_grad():
-            return [apart(module(**alone), module(**padded)) for alone, padded in probes]
+            answers = [module(**alone) for alone, _ in probes]
+            apart = difference(module, answers)
+            return [apart(answer, module(**padded)) for answer, (_, padded) in zip(answers, probes, strict=True)]
 
     least = leaks(MASKS[-1])  # of a model that looks at padding by other ways than attention, more than nothing
     for masked in MASKS[:-1]:

@@ -288,3 +288,22 @@ def test_linears_that_torchao_leaves_alone_stay_so() -> None:
     quantize_linears(module, set())
     assert type(module.out.weight) is not nn.Parameter
     assert float((module(x) - expected).abs().max()) < 0.05
+
+
+def test_a_number_next_to_zero_is_measured_against_those_that_are_not() -> None:
+    class Number(Vectors):
+        def __init__(self, noise: float) -> None:
+            super().__init__()
+            self.noise = noise
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            some = (input_ids[:, :1] != 3).float()  # 0 for a text that begins with 3, else 1
+            return some + self.noise
+
+    zero = [{name: array.copy() for name, array in feeds.items()} for feeds in FIVE]
+    zero[0]["input_ids"][:, 0] = 3
+    one = [{name: array.copy() for name, array in feeds.items()} for feeds in FIVE]
+    one[0]["input_ids"][:, 0] = 4
+    assert ensure_faithful(Number(0.0), Number(1e-6), [*zero, *one]).rewritten < 1e-5
+    with pytest.raises(EdgellmError, match="a rewrite does not fit"):
+        ensure_faithful(Number(0.0), Number(1e-3), [*zero, *one])
