@@ -26,6 +26,7 @@ from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     DebertaV2Config,
     DebertaV2Model,
@@ -58,6 +59,10 @@ def write(kind: str, folder: Path) -> None:
         config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
         config.problem_type = PROBLEMS.get(kind)
         model = BertForSequenceClassification(config)
+    elif kind == "tagger":
+        config.num_labels = len(LABELS)
+        config.id2label, config.label2id = LABELS, {label: i for i, label in LABELS.items()}
+        model = BertForTokenClassification(config)
     elif kind == "questions":
         model = BertForQuestionAnswering(config)
     elif kind == "own-attention":

@@ -185,7 +185,7 @@ class Recipe:
         teacher: folder of another model to learn from; if None, the baseline, after [tune] if there is one.
         task, tokenizer, pooling: as `edgellm build` takes them.
         seq_len: token counts to serve.
-        min_agreement: the gate of each build.
+        min_agreement, min_exact: the gate of each build, as `edgellm build` takes it.
         seed: of everything random.
 
     """
@@ -206,6 +206,7 @@ class Recipe:
     pooling: str | None = None
     seq_len: tuple[int, ...] | None = None
     min_agreement: float = 0.99
+    min_exact: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -101,7 +101,7 @@ class Kept:
             key_of(
                 "optimize", TOOLS[plan.target.backend(self._setup.format)], target=strict.plain(plan.target),
                 format=self._setup.format, buckets=plan.buckets, golden=plan.golden, calibration=plan.calibration,
-                gate=plan.min_agreement,
+                gate=(plan.min_agreement, plan.min_exact),
             )
         )  # fmt: skip
 

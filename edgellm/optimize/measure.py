@@ -29,7 +29,7 @@ def built(setup: Setup, model: Path, scheme: str, out: Path) -> Bundle:
     return build(
         model, target=recipe.target, formats=(setup.format,), scheme=scheme, task=recipe.task, tokenizer=recipe.tokenizer,
         pooling=recipe.pooling, calibration=calibration(recipe, setup.format, scheme), golden=recipe.data.golden,
-        min_agreement=recipe.min_agreement, seq_len=recipe.seq_len, out=out,
+        min_agreement=recipe.min_agreement, min_exact=recipe.min_exact, seq_len=recipe.seq_len, out=out,
     )  # fmt: skip
 
 

@@ -209,8 +209,9 @@ def _plans(recipe: Recipe) -> dict[str, Plan]:
         scheme: resolve(
             recipe.model, target=recipe.target, formats=(fmt,), schemes=(scheme,), task=recipe.task,
             tokenizer=recipe.tokenizer, pooling=recipe.pooling, calibration=calibration(recipe, fmt, scheme), ranges=None,
-            golden=recipe.data.golden, eval=None, max_drop=None, min_agreement=recipe.min_agreement, seq_len=recipe.seq_len,
-            out=str(Path(recipe.out) / BUNDLE), vocab_from=None, describe=_no_factory,
+            golden=recipe.data.golden, eval=None, max_drop=None, min_agreement=recipe.min_agreement,
+            min_exact=recipe.min_exact, seq_len=recipe.seq_len, out=str(Path(recipe.out) / BUNDLE), vocab_from=None,
+            describe=_no_factory,
         )
         for scheme in schemes
     }  # fmt: skip

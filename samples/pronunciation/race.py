@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from edgellm.distill.pairs import read_pairs
-from edgellm.errors import EdgellmError, UsageError
+from edgellm.errors import EdgellmError, InputError, UsageError
 
 TIMED, ROUNDS = 200, 7
 """Test words that are timed, and how often; a word's time is the median."""
@@ -29,7 +29,11 @@ Say = Callable[[str], str]
 def read_words(path: Path) -> dict[str, list[list[str]]]:
     """Return each word's pronunciations as phones."""
     words: dict[str, list[list[str]]] = {}
-    for pair in read_pairs(path):
+    try:
+        pairs = read_pairs(path)
+    except InputError as error:
+        raise InputError(error.args[0], hint="data.py writes it.") from None
+    for pair in pairs:
         words.setdefault(pair.text, []).append(pair.target.split())
     return words
 

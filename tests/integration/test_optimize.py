@@ -129,6 +129,7 @@ def test_a_goal_that_the_baseline_meets_ends_it_at_once(model: Model, home: Path
         (('target = "', 'pooling = "cls"\ntarget = "'), 2, "pooling"),
         (('target = "', 'out = "."\ntarget = "'), 2, "no optimization wrote"),
         (('target = "', 'seed = -3\ntarget = "'), 2, "seed is -3"),
+        (("[16, 32]", "[16, 999]"), 2, "\nedgellm: seq_len 999 is beyond the model"),
         (("dev.jsonl", "nowhere.jsonl"), 3, "nowhere.jsonl"),
         (("[goal]", "[goal"), 3, "recipe.toml"),
         (("max_drop = 100\nmax_mb = 1", "max_drop = 100"), 2, "max_mb"),
@@ -178,13 +179,15 @@ def test_what_a_step_can_t_do_is_refused_and_the_road_goes_on(model: Model, home
     assert found["chosen"] == [3, "fp32"]
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(model: Model, home: Path) -> None:
+@pytest.mark.parametrize("holds", ["model", "steps"])
+def test_a_folder_that_holds_something_else_is_left_alone(model: Model, home: Path, holds: str) -> None:
     recipe = write(home, model("classifier"), max_mb=900, steps=1)
-    text = recipe.read_text(encoding="utf-8").replace('target = "', 'out = "mine"\ntarget = "')
+    text = recipe.read_text(encoding="utf-8").replace('target = "', f'out = "my-{holds}"\ntarget = "')
     recipe.write_text(text, encoding="utf-8")
-    (home / "mine").mkdir()
-    (home / "mine" / "model").write_text("precious")
+    mine = home / f"my-{holds}" / holds / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
     done = edgellm("optimize", str(recipe))
     assert done.returncode == 2
     assert "no optimization wrote" in done.stderr
-    assert (home / "mine" / "model").read_text() == "precious"
+    assert mine.read_text() == "precious"

@@ -59,6 +59,9 @@ def test_both_kinds_are_trained_and_raced(words: Path) -> None:
     done = program("autoregressive", str(words), "--out", str(words / "slow"), *shape)
     assert done.returncode == 0, done.stderr
     assert "is kept" in done.stdout
+    again = program("autoregressive", str(words), "--out", str(words / "slow"), *shape)
+    assert again.returncode == 2
+    assert "holds a model already" in again.stderr
     more = program(
         "autoregressive", str(words), "--out", str(words / "more"), "--start", str(words / "slow"), "--epochs", "1"
     )
@@ -88,6 +91,15 @@ def test_both_kinds_are_trained_and_raced(words: Path) -> None:
     for name in ("bundle onnx-fp32", "slow fp32, token by token", "slow int8, token by token"):
         assert re.search(rf"^{name} +(\d+\.\d+ +){{5}}\d+\.\d+$", raced.stdout, re.MULTILINE), raced.stdout
     assert "4 words" in raced.stdout
+
+    fault = "import race, token_by_token; Said = token_by_token.TokenByToken; whole = Said.__call__; "
+    fault += "Said.__call__ = lambda self, ids: [*whole(self, ids), 5]; race.main()"
+    lying = subprocess.run(
+        [sys.executable, "-c", fault, "--against", str(words / "slow"), "--words", str(words / "test.tsv")],
+        capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(SAMPLE)},
+    )  # fmt: skip
+    assert lying.returncode != 0
+    assert "token by token says" in lying.stderr
 
 
 def test_a_folder_without_words_is_one_clear_error(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def setup(out: Path, **changed: Any) -> Any:
         "golden": ("a",),
         "calibration": (),
         "min_agreement": 0.99,
+        "min_exact": None,
         "max_tokens": 16,
     }
     facts = {
