@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from edgellm.stages.examples import strings_in
 from edgellm.stages.source import SourceModel, identity
 from edgellm.tasks._torch import Wrapped
 from edgellm.training.fit import fit, prepare
+from edgellm.training.processes import rank
 
 MAX_TOKENS = 128
 """Where texts are cut unless something else is asked for: the longest that a bundle takes by default."""
@@ -93,7 +93,7 @@ def distill_encoder(
     name = small.source.name if layers is None else f"{len(layers)} layers"
     result, learning = _taught(big, small, parts, signals, kind, training, work, quiet)
     result = dataclasses.replace(result, student=name, layers=layers)
-    if result.trained.status == "finished" and _rank() == 0:
+    if result.trained.status == "finished" and rank() == 0:
         result = dataclasses.replace(result, folder=str(out))
 
         def keep(folder: Path) -> None:
@@ -153,7 +153,7 @@ def _start(
         if initial is not None:
             raise UsageError("A student that is a folder begins as what is in it.", hint="Leave out the layers.")
         return student, None
-    start = work / f"start-{_rank()}"  # processes side by side write one each
+    start = work / f"start-{rank()}"  # processes side by side write one each
     shutil.rmtree(start, ignore_errors=True)
     return start, shorten(teacher, student, initial, start)
 
@@ -168,8 +168,3 @@ def _choosing(small: Side, kind: str, dev: Texts) -> dict[str, Any]:
         return {}
     compute = scored(small.task, small.options, kind)
     return {"metric": metric_key(name), "lower_is_better": False, "compute": compute, "reduce": reduced(kind)}
-
-
-def _rank() -> int:
-    """Return the number of this process among those that `accelerate launch` started."""
-    return int(os.environ.get("RANK", "0"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -28,6 +28,7 @@ from edgellm.stages.disk import disk_errors
 from edgellm.stages.source import licence_of
 from edgellm.stages.texts import ensure_disjoint
 from edgellm.training.fit import fit, hush, prepare
+from edgellm.training.processes import count, rank, wait
 
 LABELS = "labels"
 """Folder beside the output that shards are kept in, unless another is named."""
@@ -101,18 +102,24 @@ def distill_sequences(
     learner: nn.Module = model
     if guide is not None and soft:
         learner = Softened(model, guide, weight=soft, temperature=heat, target=pairs["train"][0].target)
-    labelled: list[Pair] = []
+    labelled, unsaid = list[Pair](), ""
     started = time.perf_counter()
     if guide is not None:
         held = {_key(pair.text) for name in ("dev", "test") for pair in pairs.get(name, [])}
         given = [*(pair.text for pair in pairs["train"]), *(read_texts(unlabelled) if unlabelled else [])]
-        shards = label(
-            guide, _readable(given, guide, model, held), labels or out.parent / LABELS, beams=BEAMS if beams is None else beams,
-            slots=model.config.slots_per_token, part=part or (1, 1), report=report,
+        asked = [text for text in dict.fromkeys(given) if _key(text) not in held]
+        readable = _readable(asked, guide, model)
+        make = partial(
+            label, guide, readable, labels or out.parent / LABELS, beams=BEAMS if beams is None else beams,
+            slots=model.config.slots_per_token,
         )  # fmt: skip
         if part is not None:
+            make(part=part, report=report)
             return None
-        labelled = read_labels(shards)
+        make(part=(rank() + 1, count()), report=report)
+        wait()
+        labelled = read_labels(make())
+        unsaid = _unsaid(len(asked) - len(readable), len(readable) - len(labelled))
     label_seconds = time.perf_counter() - started if guide else 0.0
     learned = list(dict.fromkeys([*(pairs["train"] if gold else []), *labelled]))
     train, chosen = _encoded(learned, home, model, guide if soft else None), _encoded(pairs["dev"], home, model, None)
@@ -134,11 +141,11 @@ def distill_sequences(
     done = trained.status == "finished"
     found = Distilled(
         student, guide.folder.name if guide else None, (model.num_parameters(), guide.model.num_parameters() if guide else None),
-        len(pairs["train"]) if gold else 0, len(labelled), train.left_out(),
+        len(pairs["train"]) if gold else 0, len(labelled), " ".join(filter(None, (train.left_out(), unsaid))),
         score(model, home, pairs["dev"]) if done else None, score(model, home, pairs["test"]) if done and test else None,
         trained, label_seconds, soft, heat if soft else None,
     )  # fmt: skip
-    if done and int(os.environ.get("RANK", "0")) == 0:
+    if done and rank() == 0:
         write(found, lambda folder: _save(model, home, folder), licence_of(guide.folder) if guide else None, out)
     return found
 
@@ -168,16 +175,24 @@ def _heat(soft: float, temperature: float | None, beams: int | None) -> float:
     return heat
 
 
-def _readable(texts: Sequence[str], guide: Teacher, model: OnePass, held: set[str]) -> list[str]:
-    """Return the texts, each once, that are not held back, and that both can read whole."""
-    once = list(dict.fromkeys(texts))
+def _readable(texts: Sequence[str], guide: Teacher, model: OnePass) -> list[str]:
+    """Return the texts that both can read whole."""
     room = min(guide.longest, model.config.max_position_embeddings)
-    encoded = guide.read.encode_batch(once)
-    return [
-        text
-        for text, encoding in zip(once, encoded, strict=True)
-        if _key(text) not in held and len(encoding.ids) <= room
+    encoded = guide.read.encode_batch(list(texts))
+    return [text for text, encoding in zip(texts, encoded, strict=True) if len(encoding.ids) <= room]
+
+
+def _unsaid(too_long: int, unanswered: int) -> str:
+    """Return which texts have no label of the teacher, in a sentence, or nothing."""
+    kinds = [
+        f"{number} {what}"
+        for number, what in (
+            (too_long, "too long for it or the student"),
+            (unanswered, "to which it said nothing, or came to no end"),
+        )
+        if number
     ]
+    return f"Without an answer of the teacher: {', '.join(kinds)}." if kinds else ""
 
 
 def _student(student: str, home: Path, *, slots: int | None, longest: int | None, refinements: int | None) -> OnePass:

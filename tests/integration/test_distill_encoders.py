@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,15 +75,34 @@ def test_a_distilled_classifier_answers_as_its_teacher_from_the_bundle(
 def test_processes_that_accelerate_started_make_one_student(model: Callable[[str], Path], tmp_path: Path) -> None:
     data = tmp_path / "texts.txt"
     data.write_text("\n".join(" ".join(text.split()) for text in default_texts("golden")[:120]), encoding="utf-8")
+    found = side_by_side(model("encoder"), data, tmp_path / "out")
+    assert found[0]["scores"] == found[1]["scores"]
+    assert found[0]["trained"]["of_steps"] == 3 * math.ceil(found[0]["texts"] / 16)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
+
+
+@pytest.mark.full
+def test_processes_share_the_labels_of_a_teacher_that_answers_token_by_token(tmp_path: Path) -> None:
+    from tests.sequences import WORDS, tiny_teacher, write_pairs
+
+    words = sorted(WORDS)
+    data, dev = write_pairs(tmp_path / "train.tsv", words[:36]), write_pairs(tmp_path / "dev.tsv", words[36:])
+    found = side_by_side(tiny_teacher(tmp_path / "teacher"), data, tmp_path / "out", dev)
+    assert found[0]["dev"] == found[1]["dev"]
+    assert found[0]["trained"]["steps"] == found[1]["trained"]["steps"] > 0
+    assert [path.suffix for path in (tmp_path / "labels").iterdir()] == [".tsv"]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def side_by_side(*arguments: Path) -> list[dict[str, Any]]:
+    """Run `tests.small_distillation` in two processes, and return what each prints."""
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tests.small_distillation",
-         str(model("encoder")), str(data), str(tmp_path / "out")],
+         *map(str, arguments)],
         capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(found) == 2
-    assert found[0]["scores"] == found[1]["scores"]
-    assert found[0]["trained"]["of_steps"] == 3 * math.ceil(found[0]["texts"] / 16)
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
+    return found

@@ -210,3 +210,21 @@ def test_a_mask_is_a_token_that_no_text_names(tmp_path: Path, files: dict[str, P
     ids = json.loads((tmp_path / "student" / "tokenizer.json").read_text())["model"]["vocab"].values()
     assert config["mask_token_id"] not in ids
     assert config["vocab_size"] == config["mask_token_id"] + 1
+
+
+def test_texts_without_an_answer_are_counted(
+    tmp_path: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgellm.distill.teachers import Autoregressive
+
+    unlabelled = tmp_path / "more.txt"
+    unlabelled.write_text("zebra\n" + "z" * 60 + "\nbanana\n")
+    monkeypatch.setattr(
+        Autoregressive, "answer",
+        lambda self, texts, **options: ["" if text == "zebra" else "EH1 G" for text in texts],
+    )  # fmt: skip
+    found = distil(tmp_path, files, teacher=tiny_teacher(tmp_path / "teacher"), beams=1, unlabelled=unlabelled)
+    assert found is not None
+    assert found.left_out.endswith(
+        "Without an answer of the teacher: 1 too long for it or the student, 1 to which it said nothing, or came to no end."
+    )
