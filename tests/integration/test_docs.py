@@ -11,7 +11,7 @@ from tests.docs import ROOT, commands, lay_out, run, shape
 
 pytestmark = pytest.mark.integration
 
-TRAINED = {"pronunciation", "punctuation"}
+TRAINED = {"punctuation"}
 """Samples whose commands train for hours; tests/integration/test_seq2seq.py runs the same road on less."""
 
 DOCUMENTS = [

@@ -129,7 +129,7 @@ def test_a_goal_that_the_baseline_meets_ends_it_at_once(model: Model, home: Path
         (('target = "', 'pooling = "cls"\ntarget = "'), 2, "pooling"),
         (('target = "', 'out = "."\ntarget = "'), 2, "no optimization wrote"),
         (('target = "', 'seed = -3\ntarget = "'), 2, "seed is -3"),
-        (("[16, 32]", "[16, 999]"), 2, "\nedgellm: seq_len 999 is beyond the model"),
+        (("[16, 32]", "[16, 999]"), 2, "edgellm: seq_len 999 is beyond the model"),
         (("dev.jsonl", "nowhere.jsonl"), 3, "nowhere.jsonl"),
         (("[goal]", "[goal"), 3, "recipe.toml"),
         (("max_drop = 100\nmax_mb = 1", "max_drop = 100"), 2, "max_mb"),

@@ -52,7 +52,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_kinds_are_trained_and_raced(words: Path) -> None:
-    shape = ("--width", "32", "--encoder-layers", "1", "--decoder-layers", "1", "--epochs", "40", "--threads", "1")
+    shape = ("--width", "32", "--encoder-layers", "1", "--decoder-layers", "1", "--epochs", "400", "--threads", "1")
     first = program("autoregressive", str(words), "--out", str(words / "slow"), *shape, "--seconds", "1")
     assert first.returncode == 0, first.stderr
     assert "the same command goes on" in first.stdout
