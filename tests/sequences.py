@@ -69,8 +69,8 @@ def tiny_ctc(folder: Path, *, share: bool = False, seed: int = 0) -> Path:
     return write_tokenizers(folder)
 
 
-def tiny_teacher(folder: Path, seed: int = 0) -> Path:
-    """Write an untrained model that answers token by token."""
+def tiny_teacher(folder: Path, seed: int = 0, *, length: int = 2) -> Path:
+    """Write an untrained model that answers token by token: its positions say `length` phones, and then the end."""
     import transformers
 
     torch.manual_seed(seed)
@@ -80,7 +80,12 @@ def tiny_teacher(folder: Path, seed: int = 0) -> Path:
         decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=48, pad_token_id=0,
         bos_token_id=2, eos_token_id=3, decoder_start_token_id=3, forced_eos_token_id=None,
     )  # fmt: skip
-    transformers.BartForConditionalGeneration(config).save_pretrained(folder)
+    model = transformers.BartForConditionalGeneration(config)
+    with torch.no_grad():
+        table, places = model.model.shared.weight, model.model.decoder.embed_positions
+        said = [size - 1 - place - seed if place < length else 3 for place in range(48)]
+        places.weight[places.offset :] = 50 * table[said]
+    model.save_pretrained(folder)
     return write_tokenizers(folder)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgellm.distill.pairs import Pair, read_pairs
-from edgellm.errors import EdgellmError, UsageError
+from edgellm.errors import EdgellmError, InputError, UsageError
 from edgellm.stages.source import check_folder
 
 if TYPE_CHECKING:
@@ -34,8 +34,18 @@ CHECKPOINTS = "checkpoints"
 """Folder in the output folder, until the training has ended."""
 
 
+def read_words(path: Path) -> list[Pair]:
+    """Return words and pronunciations."""
+    try:
+        return read_pairs(path)
+    except InputError as error:
+        raise InputError(error.args[0], hint="data.py writes it.") from None
+
+
 def open_tokenizer(folder: Path, name: str = "tokenizer.json") -> PreTrainedTokenizerFast:
     """Return a tokenizer that knows its special tokens."""
+    if not (folder / name).is_file():
+        raise InputError(f"There is no {folder / name}.", hint="data.py writes it.")
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
@@ -99,7 +109,7 @@ def train(
             start, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
         begins = hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
-    sets = {part: encode(read_pairs(folder / f"{part}.tsv"), folder / "tokenizer") for part in ("train", "dev")}
+    sets = {part: encode(read_words(folder / f"{part}.tsv"), folder / "tokenizer") for part in ("train", "dev")}
     digests = {name: hashlib.sha256(json.dumps(rows).encode()).hexdigest() for name, rows in sets.items()}
     trained = fit(
         smoothed(model), options, out, identity={"config": model.config.to_diff_dict(), "begins as": begins, **digests},

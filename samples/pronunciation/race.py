@@ -14,8 +14,7 @@ from pathlib import Path
 
 import click
 
-from edgellm.distill.pairs import read_pairs
-from edgellm.errors import EdgellmError, InputError, UsageError
+from edgellm.errors import EdgellmError, UsageError
 
 TIMED, ROUNDS = 200, 7
 """Test words that are timed, and how often; a word's time is the median."""
@@ -28,12 +27,10 @@ Say = Callable[[str], str]
 
 def read_words(path: Path) -> dict[str, list[list[str]]]:
     """Return each word's pronunciations as phones."""
+    from autoregressive import read_words as pairs
+
     words: dict[str, list[list[str]]] = {}
-    try:
-        pairs = read_pairs(path)
-    except InputError as error:
-        raise InputError(error.args[0], hint="data.py writes it.") from None
-    for pair in pairs:
+    for pair in pairs(path):
         words.setdefault(pair.text, []).append(pair.target.split())
     return words
 
@@ -92,7 +89,10 @@ def token_by_token(folder: Path, work: Path, words: Sequence[str], *, int8: bool
             )[0, 1:].tolist()
         wanted, said = ([id for id in each if id != model.config.eos_token_id] for each in (made, opened(ids)))
         if said != wanted:
-            raise EdgellmError(f"{folder} token by token says {said} to '{word}', and {wanted} in transformers.")
+            raise EdgellmError(
+                f"{folder} token by token says {said} to '{word}', and {wanted} in transformers.",
+                hint="token_by_token.py does not fit this model; its times and error rates would be another model's.",
+            )
     return lambda word: str(read.decode(opened(read.encode(word).ids)))
 
 

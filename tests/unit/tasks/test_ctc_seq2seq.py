@@ -67,6 +67,13 @@ def test_what_is_no_input_is_refused(tokenizer: Tokenizer, raw: object) -> None:
         TASK.encode(raw, tokenizer, options(2))
 
 
+def test_slots_that_give_nothing_a_probability_have_no_alternatives(tokenizer: Tokenizer) -> None:
+    raw = {"text": "a", "alternatives": 3}
+    encodings = TASK.encode(raw, tokenizer, options(2))
+    value = TASK.decode(raw, encodings, outputs([[(0.0, 5), (0.0, 6)]] * 2), options(2), tokenizer)
+    assert (value["score"], value["alternatives"]) == (0.0, [])
+
+
 def test_an_output_that_is_no_number_agrees_with_nothing(tokenizer: Tokenizer) -> None:
     encodings = TASK.encode("a", tokenizer, options())
     value = TASK.decode("a", encodings, outputs([[(math.nan, 0)], [(1.0, 0)]]), options(), tokenizer)

@@ -145,8 +145,23 @@ def test_products_in_16_bits_learn_as_well(tmp_path: Path, whole: Trained) -> No
     assert rough.keys() == exact.keys()
     assert rough != exact
     evaluated = [step for step, name in exact if name == "eval_loss"]
+    assert evaluated
     for step in evaluated:
         assert rough[step, "eval_loss"] == pytest.approx(exact[step, "eval_loss"], rel=0.05)
+
+
+def test_after_a_training_in_16_bits_the_module_answers_in_32(tmp_path: Path) -> None:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tests import small_training
+    _, trained = small_training.run(tmp_path, precision="bf16", epochs=1)
+    fresh = small_training.Small(None)
+    fresh.load_state_dict(trained.state_dict())
+    batch = small_training.collate(small_training.examples(8, 3))
+    with torch.no_grad():
+        assert torch.equal(trained.eval()(**batch)["logits"], fresh.eval()(**batch)["logits"])
 
 
 def test_seconds_are_kept(tmp_path: Path) -> None:
