@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -55,15 +56,18 @@ def write_pairs(path: Path, words: list[str]) -> Path:
     return path
 
 
-def tiny_ctc(folder: Path, *, share: bool = False, seed: int = 0) -> Path:
-    """Write an untrained one-pass model of 2 + 2 layers."""
+def tiny_ctc(
+    folder: Path, *, share: bool = False, seed: int = 0, slot_layers: int = 2, conditioned: Sequence[int] = (1,)
+) -> Path:
+    """Write an untrained one-pass model of 2 layers over tokens, and as many over slots."""
     from edgellm.models.ctc import CtcConfig, CtcForSeq2Seq
 
     torch.manual_seed(seed)
     size = Tokenizer.from_str(letters_tokenizer()).get_vocab_size()
     config = CtcConfig(
-        vocab_size=size, hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2, num_slot_layers=2,
-        conditioned_layers=[1], max_position_embeddings=24, pad_token_id=0, share_layers=share,
+        vocab_size=size, hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2,
+        num_slot_layers=slot_layers, conditioned_layers=list(conditioned), max_position_embeddings=24, pad_token_id=0,
+        share_layers=share,
     )  # fmt: skip
     CtcForSeq2Seq(config).save_pretrained(folder)
     return write_tokenizers(folder)

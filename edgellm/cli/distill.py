@@ -13,6 +13,7 @@ import click
 from edgellm.core import strict
 from edgellm.core.distill import ATTENDS, MATCHES, Distilled, DistilledEncoder
 from edgellm.core.training import SCHEDULES, Trained, Training
+from edgellm.distill.students import STUDENTS
 from edgellm.errors import UsageError
 
 _PATH = click.Path(path_type=Path)
@@ -60,8 +61,7 @@ _SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
 )
 @click.option(
     "--student", required=True,
-    help="For sequences ctc-tiny, ctc-small, ctc-shared, ctc-base, mask-tiny or mask-small; otherwise a number of the "
-    "teacher's layers; or a student's folder.",
+    help=f"For sequences {', '.join(STUDENTS)}; otherwise a number of the teacher's layers; or a student's folder.",
 )  # fmt: skip
 @click.option(
     "--data", type=_PATH, required=True,

@@ -1,19 +1,25 @@
 """A sequence-to-sequence model that answers in one forward pass.
 
 An encoder reads the tokens of the input. Each of its states is split into `slots_per_token` slots (Libovicky and Helcl 2018,
-https://arxiv.org/abs/1811.04719), more layers let the slots see each other, and every slot names one output token or none.
+https://arxiv.org/abs/1811.04719), more layers may let the slots see each other, and every slot names one output token or none.
 Equal neighbours are one token, and blanks are dropped: connectionist temporal classification (Graves et al. 2006).
 
 Slots are predicted independently of each other. What that costs is eased by letting inner layers predict as well, and
 adding what they say to what the next layer reads (self-conditioning, Nozaki and Komatsu 2021,
 https://arxiv.org/abs/2104.02724): it is still one pass.
+
+Inner layers may as well predict while the model learns, and be no part of it later (intermediate loss, Lee and Watanabe
+2021, https://arxiv.org/abs/2102.03216).
+
+A layer over slots computes `slots_per_token` times what one over tokens does. Without any, nothing is split: the head
+reads a token's state and names all of its slots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -31,9 +37,10 @@ class CtcConfig(transformers.BertConfig):
 
     Attributes:
         num_hidden_layers: layers over tokens.
-        num_slot_layers: layers over slots.
+        num_slot_layers: layers over slots; may be 0.
         slots_per_token: output places for each input token; an output that needs more can't be said.
-        conditioned_layers: slot layers, counted from 1, behind which predictions are made and fed back.
+        conditioned_layers: layers of the last stack, counted from 1, behind which predictions are made and fed back.
+        supervised_layers: the same, but where predictions are made only to be learned from.
         share_layers: whether each stack has one layer's weights only, used again and again (Lan et al. 2020, ALBERT).
         pad_token_id: the blank, too.
 
@@ -46,15 +53,22 @@ class CtcConfig(transformers.BertConfig):
         num_slot_layers: int = 3,
         slots_per_token: int = 2,
         conditioned_layers: tuple[int, ...] | list[int] = (),
+        supervised_layers: tuple[int, ...] | list[int] = (),
         share_layers: bool = False,
         **kwargs: Any,
     ) -> None:
         self.num_slot_layers = num_slot_layers
         self.slots_per_token = slots_per_token
         self.conditioned_layers = list(conditioned_layers)
+        self.supervised_layers = list(supervised_layers)
         self.share_layers = share_layers
         kwargs.setdefault("type_vocab_size", 1)
         super().__init__(**kwargs)
+
+    @property
+    def last_stack(self) -> str:
+        """The attribute that counts the layers whose states are predicted from."""
+        return "num_slot_layers" if self.num_slot_layers else "num_hidden_layers"
 
 
 @dataclass
@@ -64,7 +78,7 @@ class CtcOutput(ModelOutput):
     Attributes:
         loss: mean over the batch, where labels were given.
         logits: [batch, slots, vocabulary]; token 0 .. slots_per_token - 1 of a batch's row are of its first token.
-        inner_logits: of each conditioned layer, likewise.
+        inner_logits: of each conditioned layer, likewise; of each supervised one as well, where labels were given.
         slot_mask: [batch, slots], 1 where a slot is of a token.
 
     """
@@ -81,7 +95,7 @@ class Layers(nn.Module):
     def __init__(self, config: CtcConfig, times: int) -> None:
         super().__init__()
         self.times = times
-        self.layer = nn.ModuleList([BertLayer(config) for _ in range(1 if config.share_layers else times)])
+        self.layer = nn.ModuleList([BertLayer(config) for _ in range(min(times, 1) if config.share_layers else times)])
 
     def __iter__(self) -> Iterator[nn.Module]:
         return (self.layer[number % len(self.layer)] for number in range(self.times))
@@ -91,7 +105,7 @@ class CtcForSeq2Seq(BertPreTrainedModel):
     """Encoder, slots, and a head over the vocabulary.
 
     Raises:
-        ValueError: a conditioned layer is not one of the slot layers before the last.
+        ValueError: a conditioned or supervised layer is not one of the last stack before its last.
 
     """
 
@@ -100,16 +114,22 @@ class CtcForSeq2Seq(BertPreTrainedModel):
 
     def __init__(self, config: CtcConfig) -> None:
         super().__init__(config)
-        if not all(0 < number < config.num_slot_layers for number in config.conditioned_layers):
-            raise ValueError(f"conditioned_layers {config.conditioned_layers}: 1 to {config.num_slot_layers - 1} are")
-        width = config.hidden_size
+        layers = getattr(config, config.last_stack)
+        for name in ("conditioned_layers", "supervised_layers"):
+            if not all(0 < number < layers for number in getattr(config, name)):
+                raise ValueError(f"{name} {getattr(config, name)}: 1 to {layers - 1} are")
+        width, each = config.hidden_size, config.slots_per_token
         self.embeddings = BertEmbeddings(config)
         self.encoder = Layers(config, config.num_hidden_layers)
-        self.split = nn.Linear(width, width * config.slots_per_token)
-        self.split_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.slots = Layers(config, config.num_slot_layers)
-        self.head = nn.Linear(width, config.vocab_size)
-        self.feedback = nn.Linear(config.vocab_size, width) if config.conditioned_layers else None
+        named = config.vocab_size
+        if config.num_slot_layers:
+            self.split = nn.Linear(width, width * each)
+            self.split_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        else:
+            named *= each
+        self.head = nn.Linear(width, named)
+        self.feedback = nn.Linear(named, width) if config.conditioned_layers else None
         self.post_init()
 
     def forward(
@@ -126,27 +146,53 @@ class CtcForSeq2Seq(BertPreTrainedModel):
 
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        states = self.embeddings(input_ids=input_ids)
-        bias = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)
-        for layer in self.encoder:
-            states = layer(states, bias)
-        batch, tokens, width = states.shape
+        batch, tokens = input_ids.shape
         each = self.config.slots_per_token
-        states = self.split_norm(self.split(states).reshape(batch, tokens * each, width))
         slot_mask = mask.unsqueeze(-1).expand(batch, tokens, each).reshape(batch, tokens * each)
-        bias = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=slot_mask)
         inner: list[torch.Tensor] = []
-        for number, layer in enumerate(self.slots, 1):
-            states = layer(states, bias)
-            if self.feedback is not None and number in self.config.conditioned_layers:
-                inner.append(self.head(states))
-                states = states + self.feedback(torch.softmax(inner[-1], dim=-1))
-        logits = self.head(states)
+        predicting = set(self.config.conditioned_layers)
+        if labels is not None:
+            predicting |= set(self.config.supervised_layers)
+        states = self.embeddings(input_ids=input_ids)
+        if self.config.num_slot_layers:
+            states = self._split(self._through(self.encoder, states, mask, set(), inner))
+            states = self._through(self.slots, states, slot_mask, predicting, inner)
+        else:
+            states = self._through(self.encoder, states, mask, predicting, inner)
+        logits = self._by_slot(self.head(states))
         loss = None
         if labels is not None:
             each_loss = [ctc_loss(part, slot_mask, labels, self.config.pad_token_id) for part in (logits, *inner)]
             loss = each_loss[0] if not inner else 0.5 * each_loss[0] + 0.5 * torch.stack(each_loss[1:]).mean()
         return CtcOutput(loss=loss, logits=logits, inner_logits=tuple(inner) or None, slot_mask=slot_mask)
+
+    def _through(
+        self, layers: Layers, states: torch.Tensor, mask: torch.Tensor, predicting: set[int], inner: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Return states [batch, places, width] behind a stack; `inner` gets what its layers in `predicting` say."""
+        bias = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)
+        for number, layer in enumerate(layers, 1):
+            states = layer(states, bias)
+            if number not in predicting:
+                continue
+            said = self.head(states)
+            inner.append(self._by_slot(said))
+            if self.feedback is not None and number in self.config.conditioned_layers:
+                heard = torch.softmax(inner[-1], dim=-1)
+                states = states + self.feedback(heard if self.config.num_slot_layers else heard.reshape(said.shape))
+        return states
+
+    def _by_slot(self, said: torch.Tensor) -> torch.Tensor:
+        """Return what the head says as logits [batch, slots, vocabulary]."""
+        return said if self.config.num_slot_layers else said.reshape(len(said), -1, self.config.vocab_size)
+
+    def _split(self, states: torch.Tensor) -> torch.Tensor:
+        """Return states [batch, tokens, width] as those of slots."""
+        batch, tokens, width = states.shape
+        return cast(
+            torch.Tensor,
+            self.split_norm(self.split(states).reshape(batch, tokens * self.config.slots_per_token, width)),
+        )
 
 
 def ctc_loss(logits: torch.Tensor, slot_mask: torch.Tensor, labels: torch.Tensor, blank: int) -> torch.Tensor:

@@ -194,7 +194,7 @@ def _stack(model: Any, name: str, layers: nn.ModuleList) -> Stack:
     count = "num_slot_layers" if last == "slots" else "num_hidden_layers"
     shared = getattr(config, count, len(layers)) != len(layers)
     # What a conditioned layer says is fed back behind it; the last layer's can't be.
-    heard = list(getattr(config, "conditioned_layers", ())) if count == "num_slot_layers" else []
+    heard = list(getattr(config, "conditioned_layers", ())) if count == getattr(config, "last_stack", "") else []
     fixed = {number - 1 for number in heard} | ({len(layers) - 1} if heard else set())
     # What one layer alone holds, the others read: T5's table of distances is in the first.
     names = [frozenset(key for key, _ in layer.named_parameters()) for layer in layers]

@@ -149,6 +149,9 @@ def _cut_neurons(block: Block, flags: Flags) -> None:
 
 def _renumber(config: Any, count: str, stay: Sequence[int]) -> None:
     """Write into a configuration which layers are left."""
+    if count == getattr(config, "last_stack", ""):
+        places = {layer + 1: place for place, layer in enumerate(stay, 1)}
+        config.conditioned_layers = [places[number] for number in config.conditioned_layers]
+        supervised = [places[number] for number in config.supervised_layers if number in places]
+        config.supervised_layers = [place for place in supervised if place < len(stay)]  # the last one is, anyhow
     setattr(config, count, len(stay))
-    if count == "num_slot_layers":
-        config.conditioned_layers = [stay.index(number - 1) + 1 for number in config.conditioned_layers]

@@ -239,8 +239,9 @@ def check_feeds(feeds: Feeds, signature: Signature, max_tokens: int) -> int:
         if tokens not in (None, array.shape[1]):
             raise InputError(f"{spec.name} has {array.shape[1]} tokens, {names[0]} has {tokens}.")
         tokens = int(array.shape[1])
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= spec.bound:
+        # As unsigned, what is negative is the largest: one look instead of two.
+        if array.view(np.uint64).max() >= spec.bound:
+            low, high = int(array.min()), int(array.max())
             raise InputError(f"{spec.name} holds {low if low < 0 else high}; 0 to {spec.bound - 1} is valid.")
     assert tokens is not None
     if tokens > max_tokens:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 Slot = Sequence[tuple[float, int]]
-"""The likeliest tokens of a slot, best first: (probability, id)."""
+"""Tokens, (probability, id): the likeliest of a slot, best first."""
 
 LARGEST_ID = 2**24
 """Ids up to here are exact in float32."""
@@ -38,10 +38,9 @@ def slots_needed(ids: Sequence[int]) -> int:
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
-def best_path(slots: Sequence[Slot], blank: int) -> Found:
-    """Return what the likeliest token of each slot says, and the probability of that one path."""
-    firsts = [slot[0] for slot in slots]
-    return Found(collapse((id for _, id in firsts), blank), math.prod(probability for probability, _ in firsts))
+def best_path(likeliest: Slot, blank: int) -> Found:
+    """Return what the likeliest token of each slot says, given as (probability, id), and the probability of that one path."""
+    return Found(collapse([id for _, id in likeliest], blank), math.prod([probability for probability, _ in likeliest]))
 
 
 def beam_search(slots: Sequence[Slot], blank: int, *, best: int, width: int = WIDTH) -> list[Found]:

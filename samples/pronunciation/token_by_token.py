@@ -1,7 +1,8 @@
 """The baseline on the same engine: an autoregressive model as two ONNX graphs, with a cache of keys and values.
 
 What one pass is held against has to be as good as its kind can be here: attention over the input is projected once, a step
-computes one position, greedily, its int8 matmuls are those of `edgellm build`'s ONNX scheme, and ONNX Runtime runs all of it.
+computes one position, greedily, its graphs are rewritten and quantized as `edgellm build` does for ONNX, and ONNX Runtime runs
+all of it.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def _attend(attention: nn.Module, states: torch.Tensor, keys: torch.Tensor, valu
 def export(model: BartForConditionalGeneration, folder: Path, *, int8: bool) -> None:
     """Write both graphs."""
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    from edgellm.backends._onnx_quantize import quantize_dynamic
+    from edgellm.backends._onnx_rewrite import gemm_to_matmul, merge_matmuls, unfuse_residuals
 
     model.eval()
     config, letters, past = model.config, torch.export.Dim("letters", min=1, max=64), torch.export.Dim("past", max=64)
@@ -108,12 +111,12 @@ def export(model: BartForConditionalGeneration, folder: Path, *, int8: bool) -> 
             dynamic_shapes=shapes,
         )  # fmt: skip
         assert program is not None
-        onnx.save(program.model_proto, str(folder / name))
-        if int8:
-            quantize_dynamic(
-                str(folder / name), str(folder / name), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
-                weight_type=QuantType.QInt8,
-            )  # fmt: skip
+        graph = program.model_proto
+        del graph.graph.value_info[:]
+        gemm_to_matmul(graph)
+        merge_matmuls(graph)
+        unfuse_residuals(graph)
+        onnx.save(quantize_dynamic(graph, folder) if int8 else graph, str(folder / name))
 
 
 @dataclass(frozen=True)

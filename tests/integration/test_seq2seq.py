@@ -26,10 +26,8 @@ pytestmark = pytest.mark.integration
 LEARNED = list(WORDS)[:40]
 
 
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows forty words by heart."""
-    folder = tiny_ctc(tmp_path_factory.mktemp("student"))
+def learned(folder: Path) -> Path:
+    """Make a model know forty words by heart."""
     model = CtcForSeq2Seq.from_pretrained(folder).train()
     read, write = open_tokenizers(folder)
     ids = [torch.tensor(encoding.ids) for encoding in read.encode_batch(LEARNED)]
@@ -47,6 +45,11 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimizer.step()
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learned(tiny_ctc(tmp_path_factory.mktemp("student")))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,18 @@ def test_every_format_says_what_was_learned(bundle: Bundle) -> None:
         session = Session.open(bundle, format=artifact.id)
         said = [session(word).value["text"] for word in LEARNED]
         assert sum(text == WORDS[word] for word, text in zip(LEARNED, said, strict=True)) >= 32
+
+
+def test_a_model_without_layers_over_slots_says_it_too(tmp_path: Path) -> None:
+    golden = tmp_path / "golden.txt"
+    golden.write_text("".join(f"{word}\n" for word in LEARNED))
+    flat = learned(tiny_ctc(tmp_path / "flat", slot_layers=0))
+    built = edgellm.build(
+        flat, target="linux-x86_64", seq_len=(24,), golden=golden, min_agreement=0.9, min_exact=0.8,
+        out=tmp_path / "bundle",
+    )  # fmt: skip
+    assert {artifact.format for artifact in built.manifest.artifacts} == {"executorch", "onnx", "tflite"}
+    test_every_format_says_what_was_learned(built)
 
 
 def test_alternatives_hold_the_answer_first(bundle: Bundle) -> None:

@@ -15,9 +15,10 @@ from edgellm.tasks._ctc import collapse
 from tests.sequences import tiny_ctc
 
 
+@pytest.mark.parametrize("layers", [0, 2])
 @pytest.mark.parametrize("share", [False, True])
-def test_a_saved_model_is_the_same_and_does_not_look_at_padding(tmp_path: Path, share: bool) -> None:
-    model = CtcForSeq2Seq.from_pretrained(tiny_ctc(tmp_path, share=share)).eval()
+def test_a_saved_model_is_the_same_and_does_not_look_at_padding(tmp_path: Path, share: bool, layers: int) -> None:
+    model = CtcForSeq2Seq.from_pretrained(tiny_ctc(tmp_path, share=share, slot_layers=layers)).eval()
     ids = torch.randint(4, 30, (2, 7), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
@@ -55,20 +56,39 @@ def test_labels_that_do_not_fit_teach_nothing_and_break_nothing() -> None:
     assert not logits.grad.any()
 
 
-def test_what_inner_layers_say_is_fed_back(tmp_path: Path) -> None:
-    model = CtcForSeq2Seq.from_pretrained(tiny_ctc(tmp_path)).eval()
+@pytest.mark.parametrize("layers", [0, 2])
+def test_what_inner_layers_say_is_fed_back(tmp_path: Path, layers: int) -> None:
+    model = CtcForSeq2Seq.from_pretrained(tiny_ctc(tmp_path, slot_layers=layers)).eval()
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         before = model(ids)
         model.feedback.weight += 1.0
         model.feedback.bias += torch.arange(32) / 8.0
         after = model(ids)
-    assert len(before.inner_logits) == 1
+    assert [tuple(inner.shape) for inner in before.inner_logits] == [(1, 8, model.config.vocab_size)]
     torch.testing.assert_close(before.inner_logits[0], after.inner_logits[0])
     assert not torch.allclose(before.logits, after.logits)
 
 
-@pytest.mark.parametrize("layers", [[0], [3], [4]])
-def test_a_layer_that_can_not_be_conditioned_is_refused(layers: list[int]) -> None:
-    with pytest.raises(ValueError, match="conditioned_layers"):
-        CtcForSeq2Seq(CtcConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, conditioned_layers=layers))
+@pytest.mark.parametrize("layers", [0, 2])
+def test_a_supervised_layer_is_learned_from_and_leaves_nothing(tmp_path: Path, layers: int) -> None:
+    plain = CtcForSeq2Seq.from_pretrained(tiny_ctc(tmp_path, slot_layers=layers, conditioned=[])).eval()
+    model = CtcForSeq2Seq.from_pretrained(tmp_path, supervised_layers=[1]).eval()
+    ids, labels = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[9, 10]])
+    assert model.num_parameters() == plain.num_parameters()
+    with torch.no_grad():
+        said, expected = model(ids), plain(ids)
+        learned, last = model(ids, labels=labels), plain(ids, labels=labels)
+    assert said.inner_logits is None
+    assert torch.equal(said.logits, expected.logits)
+    (inner,) = learned.inner_logits
+    within = ctc_loss(inner, learned.slot_mask, labels, 0)
+    torch.testing.assert_close(learned.loss, (last.loss + within) / 2)
+
+
+@pytest.mark.parametrize("name", ["conditioned_layers", "supervised_layers"])
+@pytest.mark.parametrize(("slot_layers", "layers"), [(3, [0]), (3, [3]), (3, [4]), (0, [4])])
+def test_a_layer_that_can_not_predict_within_is_refused(name: str, slot_layers: int, layers: list[int]) -> None:
+    shape = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 4}
+    with pytest.raises(ValueError, match=name):
+        CtcForSeq2Seq(CtcConfig(num_slot_layers=slot_layers, **{name: layers}, **shape))

@@ -69,15 +69,22 @@ def test_a_checkpoint_that_was_cut_loads_as_any_other(kind: str, tmp_path: Path)
     assert stored == count(model)
 
 
-def test_the_slots_that_are_heard_are_numbered_anew() -> None:
-    encoder = find(tiny("ctc"))
-    assert [shape.removable for shape in encoder.shapes()] == [True, True, True, True, False, False]
+@pytest.mark.parametrize(
+    ("kind", "removable", "left"),
+    [("ctc", [True, True, True, True, False, False], (3, 2, [1])), ("ctc-flat", [True, False, False], (2, 0, [1]))],
+)
+def test_the_layers_that_are_heard_are_numbered_anew(
+    kind: str, removable: list[bool], left: tuple[int, int, list[int]]
+) -> None:
+    encoder = find(tiny(kind))
+    assert [shape.removable for shape in encoder.shapes()] == removable
     kept = Kept.everything(encoder.shapes())
-    kept.layers[3] = False
+    kept.layers[len(removable) - 3] = False
     expected = surgery.masked(encoder, kept, [lambda: output(encoder.model)])[0]
     surgery.cut(encoder, kept)
     config = encoder.model.config
-    assert (config.num_hidden_layers, config.num_slot_layers, config.conditioned_layers) == (3, 2, [1])
+    assert (config.num_hidden_layers, config.num_slot_layers, config.conditioned_layers) == left
+    assert config.supervised_layers == ([1] if kind == "ctc-flat" else [])
     assert surgery.apart(expected, output(encoder.model)) < 1e-5
 
 

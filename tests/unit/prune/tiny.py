@@ -34,6 +34,9 @@ def tiny(kind: str) -> Any:
             "roberta": lambda: t.RobertaForSequenceClassification(t.RobertaConfig(**SMALL, **common)),
             "electra": lambda: t.ElectraModel(t.ElectraConfig(num_hidden_layers=3, **six, **common)),
             "ctc": lambda: CtcForSeq2Seq(CtcConfig(num_slot_layers=3, conditioned_layers=[2], **SMALL, **common)),
+            "ctc-flat": lambda: CtcForSeq2Seq(
+                CtcConfig(num_slot_layers=0, conditioned_layers=[2], supervised_layers=[1, 2], **SMALL, **common)
+            ),
             "ctc-shared": lambda: CtcForSeq2Seq(CtcConfig(num_slot_layers=2, share_layers=True, **SMALL, **common)),
             "albert": lambda: t.AlbertModel(t.AlbertConfig(**six, num_hidden_layers=3, **common)),
             "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**SMALL, **common)),

@@ -74,10 +74,15 @@ def test_slots_that_give_nothing_a_probability_have_no_alternatives(tokenizer: T
     assert (value["score"], value["alternatives"]) == (0.0, [])
 
 
-def test_an_output_that_is_no_number_agrees_with_nothing(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("chance", [math.nan, math.inf])
+def test_an_output_that_is_no_number_agrees_with_nothing(tokenizer: Tokenizer, chance: float) -> None:
     encodings = TASK.encode("a", tokenizer, options())
-    value = TASK.decode("a", encodings, outputs([[(math.nan, 0)], [(1.0, 0)]]), options(), tokenizer)
+    value = TASK.decode("a", encodings, outputs([[(chance, 0)], [(1.0, 0)]]), options(), tokenizer)
     assert TASK.agree({"text": "", "score": 1.0}, value, options()) == 0.0
+    raw = {"text": "a", "alternatives": 2}
+    said = outputs([[(0.7, 5), (chance, 6)], [(1.0, 0), (0.0, 5)]])
+    value = TASK.decode(raw, encodings, said, options(2), tokenizer)
+    assert TASK.agree({"text": "", "score": 1.0}, value, options(2)) == 0.0
 
 
 @pytest.mark.parametrize(
