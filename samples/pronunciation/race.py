@@ -19,6 +19,9 @@ from edgellm.errors import EdgellmError, UsageError
 TIMED, ROUNDS = 200, 7
 """Test words that are timed, and how often; a word's time is the median."""
 
+LENGTHS = ((1, 5), (6, 8), (9, 11), (12, 20))
+"""Letters of short and of long words, whose times are given apart: token by token, a long word takes more passes."""
+
 PROVEN = 50
 """Words on which the baseline has to say what transformers' `generate` makes its model say."""
 
@@ -56,8 +59,8 @@ def error_rates(say: Say, words: dict[str, list[list[str]]], *, stress: bool) ->
     return 100 * wrong / len(words), 100 * edited / length
 
 
-def race(sayers: dict[str, Say], words: Sequence[str]) -> dict[str, float]:
-    """Return each one's median time of a word in milliseconds, all taking turns."""
+def race(sayers: dict[str, Say], words: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return each one's median time of each word in milliseconds, all taking turns."""
     times: dict[str, dict[str, list[float]]] = {name: {word: [] for word in words} for name in sayers}
     for _ in range(ROUNDS):
         for word in words:
@@ -65,7 +68,19 @@ def race(sayers: dict[str, Say], words: Sequence[str]) -> dict[str, float]:
                 start = time.perf_counter()
                 say(word)
                 times[name][word].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(map(statistics.median, each.values())) for name, each in times.items()}
+    return {name: {word: statistics.median(own) for word, own in each.items()} for name, each in times.items()}
+
+
+def by_length(times: dict[str, dict[str, float]], width: int) -> str:
+    """Return a table of each one's median time of words of a length."""
+    rows = [f"{'ms by letters':<{width}}" + "".join(f"{f'{low} to {high}':>10}" for low, high in LENGTHS)]
+    for name, own in times.items():
+        row = f"{name:<{width}}"
+        for low, high in LENGTHS:
+            found = [ms for word, ms in own.items() if low <= len(word) <= high]
+            row += f"{statistics.median(found):>10.3f}" if found else f"{'-':>10}"
+        rows.append(row)
+    return "\n".join(rows)
 
 
 def token_by_token(folder: Path, work: Path, words: Sequence[str], *, int8: bool) -> Say:
@@ -127,7 +142,8 @@ def main(bundles: tuple[Path, ...], against: tuple[Path, ...], words: Path, limi
             for int8 in (False, True):
                 name = f"{folder.resolve().name} {'int8' if int8 else 'fp32'}, token by token"
                 sayers[name] = token_by_token(folder, Path(work) / name, timed, int8=int8)
-        medians = race({name: say for name, say in sayers.items() if _on_onnx(name)}, timed)
+        times = race({name: say for name, say in sayers.items() if _on_onnx(name)}, timed)
+        medians = {name: statistics.median(own.values()) for name, own in times.items()}
         first = next(iter(medians.values()), 1.0)
         width = max(map(len, sayers))
         click.echo(f"{'':<{width}}{'WER':>7}{'PER':>7}{'with stress':>13}{'':>7}{'ms':>8}{'ratio':>7}")
@@ -136,9 +152,10 @@ def main(bundles: tuple[Path, ...], against: tuple[Path, ...], words: Path, limi
             time_of = f"{medians[name]:>8.3f}{medians[name] / first:>7.2f}" if name in medians else ""
             rates = f"{plain[0]:>7.2f}{plain[1]:>7.2f}{stressed[0]:>13.2f}{stressed[1]:>7.2f}"
             click.echo(f"{name:<{width}}{rates}{time_of}")
+    click.echo("\n" + by_length(times, width))
     click.echo(
-        f"{len(found)} words, the closest of the listed pronunciations; time of {len(timed)} words from text to text, median of "
-        f"{ROUNDS} rounds in turns, ONNX Runtime, 1 thread, on {machine()}."
+        f"\n{len(found)} words, the closest of the listed pronunciations; time of {len(timed)} words from text to text, median "
+        f"of {ROUNDS} rounds in turns, ONNX Runtime, 1 thread, on {machine()}."
     )
 
 
