@@ -2,8 +2,8 @@
 
 - Three dimensions (`bmm` over heads), which XNNPACK takes whole, instead of four.
 - A finite additive mask. Hugging Face's masks padding with the lowest float; that one constant ruins whatever quantizes
-  activations to 8 bits, while exp(-30) is 1e-13 already. It is as small as the model's own scores allow: one whose scores
-  of padding are 20 above those of its text needs more.
+  activations to 8 bits, while exp(-30) is 1e-13 already. It is as small as the model's own scores allow: padding is in no
+  training, so that nothing keeps its scores from being hundreds above those of the text.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import nn
 
 from edgellm.errors import first_line
 
-MASKS = (-30.0, -100.0, -300.0)
-"""What may be added to the attention score of padding. `prepare` takes the first that hides it."""
+MASKS = (-30.0, -100.0, -300.0, -1000.0, -3000.0, -10000.0)
+"""What may be added to the attention score of padding, also in fp16. `prepare` takes the first that hides it."""
 
 _ATTENTION = "edgellm"
 """Begins the names under which the rewritten attention is registered with transformers, one for each mask."""

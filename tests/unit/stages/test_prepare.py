@@ -44,7 +44,9 @@ def encoder(folder: Path, sharpness: float) -> SourceModel:
     return read(folder, task="feature-extraction", pooling="mean")
 
 
-@pytest.mark.parametrize(("sharpness", "masked"), [(1.0, -30.0), (8000.0, -100.0), (24000.0, -300.0)])
+@pytest.mark.parametrize(
+    ("sharpness", "masked"), [(1.0, -30.0), (8000.0, -100.0), (24000.0, -300.0), (80000.0, -1000.0)]
+)
 def test_the_mask_follows_the_model(tmp_path: Path, sharpness: float, masked: float) -> None:
     source = encoder(tmp_path, sharpness)
     rewritten = prepare(source)
