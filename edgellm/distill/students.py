@@ -29,8 +29,8 @@ CTC: dict[str, dict[str, Any]] = {
         "num_slot_layers": 4, "conditioned_layers": [1, 2, 3],
     },
 }  # fmt: skip
-"""Shapes of CtcForSeq2Seq. "flat" has layers over tokens alone: half the time of "small". "shared" has one layer's weights in
-each stack (ALBERT): fewer bytes, the same time."""
+"""Shapes of CtcForSeq2Seq. "flat" has layers over tokens alone: two fifths of what "small" computes. "shared" has one layer's
+weights in each stack (ALBERT): fewer bytes, the same time."""
 
 MASK_PREDICT: dict[str, dict[str, Any]] = {
     "mask-tiny": {

@@ -1,6 +1,8 @@
 """One pass against token by token: quality on the test words, and time of a word, on one engine with one thread.
 
-Both run in ONNX Runtime in this process, from text to text, in turns: what slows this machine slows both.
+Both run in ONNX Runtime in this process, from text to text: each says all words, round by round, and each word in turns. What
+slows this machine slows both. In a row, weights stay in the processor's caches from word to word; in turns, what the others
+used is in their place, as after an app's other work. A pass reads all of its weights once, a decoder its own again and again.
 """
 
 from __future__ import annotations
@@ -59,15 +61,16 @@ def error_rates(say: Say, words: dict[str, list[list[str]]], *, stress: bool) ->
     return 100 * wrong / len(words), 100 * edited / length
 
 
-def race(sayers: dict[str, Say], words: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return each one's median time of each word in milliseconds, all taking turns."""
+def race(sayers: dict[str, Say], words: Sequence[str], *, in_turns: bool) -> dict[str, dict[str, float]]:
+    """Return each one's median time of each word in milliseconds, taking turns by word or by all words."""
     times: dict[str, dict[str, list[float]]] = {name: {word: [] for word in words} for name in sayers}
+    by_words = [(name, word) for name in sayers for word in words]
+    order = [(name, word) for word in words for name in sayers] if in_turns else by_words
     for _ in range(ROUNDS):
-        for word in words:
-            for name, say in sayers.items():
-                start = time.perf_counter()
-                say(word)
-                times[name][word].append((time.perf_counter() - start) * 1e3)
+        for name, word in order:
+            start = time.perf_counter()
+            sayers[name](word)
+            times[name][word].append((time.perf_counter() - start) * 1e3)
     return {name: {word: statistics.median(own) for word, own in each.items()} for name, each in times.items()}
 
 
@@ -142,20 +145,22 @@ def main(bundles: tuple[Path, ...], against: tuple[Path, ...], words: Path, limi
             for int8 in (False, True):
                 name = f"{folder.resolve().name} {'int8' if int8 else 'fp32'}, token by token"
                 sayers[name] = token_by_token(folder, Path(work) / name, timed, int8=int8)
-        times = race({name: say for name, say in sayers.items() if _on_onnx(name)}, timed)
-        medians = {name: statistics.median(own.values()) for name, own in times.items()}
-        first = next(iter(medians.values()), 1.0)
+        runners = {name: say for name, say in sayers.items() if _on_onnx(name)}
+        row, turns = (race(runners, timed, in_turns=in_turns) for in_turns in (False, True))
         width = max(map(len, sayers))
-        click.echo(f"{'':<{width}}{'WER':>7}{'PER':>7}{'with stress':>13}{'':>7}{'ms':>8}{'ratio':>7}")
+        click.echo(
+            f"{'':<{width}}{'WER':>7}{'PER':>7}{'with stress':>13}{'':>7}{'ms':>8}{'ratio':>7}{'in turns':>10}{'ratio':>7}"
+        )
         for name, say in sayers.items():
             plain, stressed = (error_rates(say, found, stress=stress) for stress in (False, True))
-            time_of = f"{medians[name]:>8.3f}{medians[name] / first:>7.2f}" if name in medians else ""
             rates = f"{plain[0]:>7.2f}{plain[1]:>7.2f}{stressed[0]:>13.2f}{stressed[1]:>7.2f}"
-            click.echo(f"{name:<{width}}{rates}{time_of}")
-    click.echo("\n" + by_length(times, width))
+            click.echo(
+                f"{name:<{width}}{rates}" + (_time(row, name, 8) + _time(turns, name, 10) if name in row else "")
+            )
+    click.echo("\n" + by_length(row, width))
     click.echo(
         f"\n{len(found)} words, the closest of the listed pronunciations; time of {len(timed)} words from text to text, median "
-        f"of {ROUNDS} rounds in turns, ONNX Runtime, 1 thread, on {machine()}."
+        f"of {ROUNDS} rounds, ONNX Runtime, 1 thread, on {machine()}."
     )
 
 
@@ -165,6 +170,12 @@ def one_pass(bundle: Path, artifact: str) -> Say:
 
     session = Session.open(bundle, format=artifact, threads=1)
     return lambda word: str(session(word).value["text"])  # type: ignore[index]
+
+
+def _time(times: dict[str, dict[str, float]], name: str, width: int) -> str:
+    """Return a median, and its ratio to the first one's."""
+    medians = {each: statistics.median(own.values()) for each, own in times.items()}
+    return f"{medians[name]:>{width}.3f}{medians[name] / next(iter(medians.values())):>7.2f}"
 
 
 def _on_onnx(name: str) -> bool:
