@@ -59,7 +59,7 @@ def write_pairs(path: Path, words: list[str]) -> Path:
 def tiny_ctc(
     folder: Path, *, share: bool = False, seed: int = 0, slot_layers: int = 2, conditioned: Sequence[int] = (1,)
 ) -> Path:
-    """Write an untrained one-pass model of 2 layers over tokens, and as many over slots."""
+    """Write an untrained one-pass model of 2 layers over tokens, and `slot_layers` over slots."""
     from edgellm.models.ctc import CtcConfig, CtcForSeq2Seq
 
     torch.manual_seed(seed)

@@ -77,8 +77,8 @@ def beam_search(slots: Sequence[Slot], blank: int, *, best: int, width: int = WI
             return []
         scale += math.log(total)
         beams = {ids: (chances[0] / total, chances[1] / total) for ids, chances in kept}
-    chances = [(ids, sum(chances)) for ids, chances in list(beams.items())[:best]]
-    found = [Found(ids, math.exp(scale + math.log(chance))) for ids, chance in chances if chance > 0]
+    likeliest = [(ids, sum(chances)) for ids, chances in list(beams.items())[:best]]
+    found = [Found(ids, math.exp(scale + math.log(chance))) for ids, chance in likeliest if chance > 0]
     return sorted(found, key=lambda each: -each.score)  # once more, as scaling rounds
 
 

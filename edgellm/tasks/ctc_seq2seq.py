@@ -64,7 +64,7 @@ def decode(
     def said(found: _ctc.Found) -> dict[str, object]:
         return {"text": tokenizer.text(found.ids, special=False), "score": found.score}
 
-    # Lists, once: a float at a time from an array would take a tenth of a short word's time.
+    # As lists: taking an array's numbers one by one is slow enough to show in a short word's latency.
     path = _ctc.best_path([(chance, int(id)) for chance, id in rows[:, 0].tolist()], blank)
     if not math.isfinite(path.score):  # one that is not, in any slot, makes the product so
         return {"text": "", "score": math.nan}

@@ -62,7 +62,7 @@ def error_rates(say: Say, words: dict[str, list[list[str]]], *, stress: bool) ->
 
 
 def race(sayers: dict[str, Say], words: Sequence[str], *, in_turns: bool) -> dict[str, dict[str, float]]:
-    """Return each one's median time of each word in milliseconds, taking turns by word or by all words."""
+    """Return each one's median time of each word in milliseconds; turns are taken by the word, or by all words."""
     times: dict[str, dict[str, list[float]]] = {name: {word: [] for word in words} for name in sayers}
     by_words = [(name, word) for name in sayers for word in words]
     order = [(name, word) for word in words for name in sayers] if in_turns else by_words

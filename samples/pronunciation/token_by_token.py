@@ -112,7 +112,7 @@ def export(model: BartForConditionalGeneration, folder: Path, *, int8: bool) -> 
         )  # fmt: skip
         assert program is not None
         graph = program.model_proto
-        del graph.graph.value_info[:]
+        del graph.graph.value_info[:]  # stale behind what follows, which is what a build does
         gemm_to_matmul(graph)
         merge_matmuls(graph)
         unfuse_residuals(graph)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from edgellm.core.training import IGNORED
+from edgellm.distill.students import CTC
 from edgellm.models.ctc import CtcConfig, CtcForSeq2Seq, ctc_loss
+from edgellm.prune.surgery import multiply_accumulates
 from edgellm.tasks._ctc import collapse
 from tests.sequences import tiny_ctc
 
@@ -92,3 +94,11 @@ def test_a_layer_that_can_not_predict_within_is_refused(name: str, slot_layers: 
     shape = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 4}
     with pytest.raises(ValueError, match=name):
         CtcForSeq2Seq(CtcConfig(num_slot_layers=slot_layers, **{name: layers}, **shape))
+
+
+def test_flat_computes_two_fifths_of_small() -> None:
+    flat, small = (
+        multiply_accumulates(CtcForSeq2Seq(CtcConfig(vocab_size=99, pad_token_id=0, **CTC[name])), tokens=24)
+        for name in ("ctc-flat", "ctc-small")
+    )
+    assert flat / small == pytest.approx(0.4, abs=0.03)
