@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -46,7 +47,8 @@ def merge_matmuls(model: onnx.ModelProto, schemes: dict[str, str] | None = None)
     Pairs whose weights have different schemes stay apart. `schemes`, by constant, is told those of merged weights.
 
     Where every pair goes on to split heads (`Reshape` to [1, tokens, heads, width], `Transpose`), the merged pair
-    does that once, and the split falls on the outer axis, where it copies whole blocks.
+    does that once, and the split falls on the outer axis, where it copies whole blocks. Where each then drops the first
+    axis (`Reshape` to [heads, tokens, width]), the merged pair never makes it.
     """
     constants = constants_of(model)
     readers = readers_of(model)
@@ -94,17 +96,16 @@ def _merge(
     last = f"{name}.sum"
     heads = _head_splits(ends, constants, readers)
     if heads is not None:
-        nodes, width = heads
-        old += nodes
-        ends = [node.output[0] for node in nodes if node.op_type == "Transpose"]
-        sizes, axis = [size // width for size in sizes], 1
-        shape = np.array([1, -1, sum(sizes), width], dtype=np.int64)
-        model.graph.initializer.append(numpy_helper.from_array(shape, f"{name}.shape"))
+        old += heads.nodes
+        ends = heads.ends
+        sizes, axis = [size // heads.width for size in sizes], 0 if heads.flat else 1
+        shape = [] if heads.flat else [1]
+        shape += [-1, sum(sizes), heads.width]
+        model.graph.initializer.append(numpy_helper.from_array(np.array(shape, dtype=np.int64), f"{name}.shape"))
+        perm = [1, 0, 2] if heads.flat else [0, 2, 1, 3]
         tail += [
             helper.make_node("Reshape", [last, f"{name}.shape"], [f"{name}.heads"], name=f"{name}.reshape"),
-            helper.make_node(
-                "Transpose", [f"{name}.heads"], [f"{name}.outer"], name=f"{name}.transpose", perm=[0, 2, 1, 3]
-            ),
+            helper.make_node("Transpose", [f"{name}.heads"], [f"{name}.outer"], name=f"{name}.transpose", perm=perm),
         ]
         last = f"{name}.outer"
     tail.append(helper.make_node("Split", [last, f"{name}.sizes"], ends, name=f"{name}.split", axis=axis))
@@ -119,11 +120,23 @@ def _merge(
     return f"{name}.weight"
 
 
+@dataclass(frozen=True)
+class _Heads:
+    """How values are split into heads: the nodes that do it, the values they end in, [heads, tokens, width] if `flat`."""
+
+    nodes: list[onnx.NodeProto]
+    ends: list[str]
+    width: int
+    flat: bool
+
+
 def _head_splits(
     values: list[str], constants: dict[str, NDArray[np.float32]], readers: dict[str, list[onnx.NodeProto]]
-) -> tuple[list[onnx.NodeProto], int] | None:
-    """Return the Reshape and Transpose nodes behind `values` and the head width, if all split heads the same way."""
-    nodes = []
+) -> _Heads | None:
+    """Return how `values` are split into heads, if all are in the same way."""
+    nodes: list[onnx.NodeProto] = []
+    ends: list[str] = []
+    flattened: list[onnx.NodeProto] = []
     widths = set()
     for value in values:
         reshape = only_reader(readers, value, "Reshape")
@@ -136,8 +149,18 @@ def _head_splits(
         if list(helper.get_attribute_value(transpose.attribute[0])) != [0, 2, 1, 3]:
             return None
         nodes += [reshape, transpose]
+        ends.append(transpose.output[0])
         widths.add(int(shape[3]))
-    return (nodes, widths.pop()) if len(widths) == 1 and -1 not in widths else None
+        flat = only_reader(readers, transpose.output[0], "Reshape")
+        if flat is not None and flat.input[1] in constants:
+            wanted = constants[flat.input[1]].tolist()
+            if len(wanted) == 3 and wanted[0] == shape[2] > 0 and wanted[2] == shape[3]:
+                flattened.append(flat)
+    if len(widths) != 1 or -1 in widths:
+        return None
+    if len(flattened) == len(values):
+        return _Heads([*nodes, *flattened], [node.output[0] for node in flattened], widths.pop(), flat=True)
+    return _Heads(nodes, ends, widths.pop(), flat=False)
 
 
 def _bias(constants: dict[str, NDArray[np.float32]], add: onnx.NodeProto) -> NDArray[np.float32] | None:

@@ -46,8 +46,7 @@ def lower(prepared: Prepared, precisions: Precisions, target: Target, folder: Pa
     if any(scheme.bits < 16 for scheme in precisions.schemes):
         untie(model)
     schemes = _schemes(model, module, precisions)
-    merge_matmuls(model, schemes)
-    unfuse_residuals(model)
+    rewrite(model, schemes)
     model = _quantized(model, schemes, folder)
     share(model)
     drop_unused(model)
@@ -90,6 +89,23 @@ def export(prepared: Prepared, target: Target) -> tuple[onnx.ModelProto, float]:
     rename_output(model, prepared.output.name)
     gemm_to_matmul(model)
     return model, program_cost(program, prepared.buckets[-1])
+
+
+def as_built(model: onnx.ModelProto, folder: Path, *, int8: bool) -> onnx.ModelProto:
+    """Return any exporter's graph as a build would write it: rewritten for ONNX Runtime's kernels, in int8-dynamic if `int8`.
+
+    Embedding tables stay as they are. `folder` is for what is only needed meanwhile.
+    """
+    del model.graph.value_info[:]  # stale shapes make quantize_dynamic fail on classifiers
+    gemm_to_matmul(model)
+    rewrite(model)
+    return quantize_dynamic(model, folder) if int8 else model
+
+
+def rewrite(model: onnx.ModelProto, schemes: dict[str, str] | None = None) -> None:
+    """Rewrite a graph in its place for ONNX Runtime's kernels; `schemes`, by constant, is told those of merged weights."""
+    merge_matmuls(model, schemes)
+    unfuse_residuals(model)
 
 
 def _schemes(model: onnx.ModelProto, module: nn.Module, precisions: Precisions) -> dict[str, str]:

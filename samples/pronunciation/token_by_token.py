@@ -88,8 +88,7 @@ def export(model: BartForConditionalGeneration, folder: Path, *, int8: bool) -> 
     """Write both graphs."""
     import onnx
 
-    from edgellm.backends._onnx_quantize import quantize_dynamic
-    from edgellm.backends._onnx_rewrite import gemm_to_matmul, merge_matmuls, unfuse_residuals
+    from edgellm.backends.onnx import as_built
 
     model.eval()
     config, letters, past = model.config, torch.export.Dim("letters", min=1, max=64), torch.export.Dim("past", max=64)
@@ -111,12 +110,7 @@ def export(model: BartForConditionalGeneration, folder: Path, *, int8: bool) -> 
             dynamic_shapes=shapes,
         )  # fmt: skip
         assert program is not None
-        graph = program.model_proto
-        del graph.graph.value_info[:]  # stale behind what follows, which is what a build does
-        gemm_to_matmul(graph)
-        merge_matmuls(graph)
-        unfuse_residuals(graph)
-        onnx.save(quantize_dynamic(graph, folder) if int8 else graph, str(folder / name))
+        onnx.save(as_built(program.model_proto, folder, int8=int8), str(folder / name))
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,36 @@ def test_matmuls_with_heads_are_merged_and_split_once(case: str) -> None:
     assert operators["Reshape"] == (1 if splits else len(widths))
 
 
+FLATTENED: dict[str, tuple[dict[int, Any], int]] = {
+    # case: (shape by pair, Reshapes that are left)
+    "all": ({0: i64(2, -1, 4), 1: i64(3, 3, 4)}, 1),
+    "one stays": ({0: i64(2, -1, 4)}, 2),
+    "one to another shape": ({0: i64(2, -1, 4), 1: i64(1, -1, 4)}, 3),
+    "one to another width": ({0: i64(2, -1, 4), 1: i64(3, -1, 2)}, 3),
+}
+
+
+@pytest.mark.parametrize("case", FLATTENED)
+def test_heads_that_drop_the_first_axis_are_split_without_it(case: str) -> None:
+    shapes, reshapes = FLATTENED[case]
+    nodes, constants, outputs = pairs(8, 12, heads=4)
+    for i, shape in shapes.items():
+        constants[f"f{i}"], outputs[i] = shape, f"f{i}.y"
+        nodes.append(node("Reshape", [f"t{i}", f"f{i}"], [outputs[i]], name=f"f{i}"))
+    merged, operators = after(_onnx_rewrite.merge_matmuls, model(nodes, constants, outputs))
+    assert (merged, operators["Reshape"], operators["Transpose"], operators["Split"]) == (1, reshapes, 1, 1)
+
+
+def test_heads_that_are_read_with_their_first_axis_too_keep_it() -> None:
+    nodes, constants, _ = pairs(8, 8, heads=4)
+    for i in range(2):
+        constants[f"f{i}"] = i64(2, -1, 4)
+        nodes.append(node("Reshape", [f"t{i}", f"f{i}"], [f"f{i}.y"], name=f"f{i}"))
+    nodes.append(node("Neg", ["t1"], ["z"]))
+    merged, operators = after(_onnx_rewrite.merge_matmuls, model(nodes, constants, ["f0.y", "f1.y", "z"]))
+    assert (merged, operators["Reshape"]) == (1, 3)
+
+
 @pytest.mark.parametrize("widths", [(8, 8), (8, 4, 2), (1, 7)])
 def test_matmuls_without_heads_are_merged_as_well(widths: tuple[int, ...]) -> None:
     nodes, constants, outputs = pairs(*widths)
