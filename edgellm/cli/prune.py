@@ -23,6 +23,9 @@ from edgellm.core.prune import Change, Layer, Pruned, Quality, Speed
 )
 @click.option("--recover", type=int, default=0, show_default=True, help="Epochs of distillation from MODEL; none if 0.")
 @click.option("--rate", type=float, help="The highest learning rate of these; 1e-4 if left out.")
+@click.option(
+    "--precision", help="Of these: fp32, or bf16 where the processor has instructions for it; fp32 if left out."
+)
 @click.option("--out", help="Folder to write; MODEL-pruned if left out.")
 @click.option(
     "--rounds", type=int, default=8, show_default=True, help="In how many rounds things go; each scores anew."
@@ -40,13 +43,14 @@ from edgellm.core.prune import Change, Layer, Pruned, Quality, Speed
 @click.option("--format", "formats", multiple=True, help="A format to time (may be repeated); all if left out.")
 @click.option("--scheme", help="What is quantized how when they are timed; int8-dynamic if left out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option("--threads", type=int, help="Of torch on a CPU; all cores if left out.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def prune(
     model: str | None, sparsity: float, structure: str, data: str | None, test: str | None, max_drop: float,
-    recover: int, rate: float | None, out: str | None, rounds: int, samples: int, max_tokens: int | None, task: str | None,
-    tokenizer: str | None, pooling: str | None, measure: bool, formats: tuple[str, ...], scheme: str | None, seed: int,
-    quiet: bool, as_json: bool,
+    recover: int, rate: float | None, precision: str | None, out: str | None, rounds: int, samples: int,
+    max_tokens: int | None, task: str | None, tokenizer: str | None, pooling: str | None, measure: bool,
+    formats: tuple[str, ...], scheme: str | None, seed: int, threads: int | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a smaller MODEL, without the heads, feed-forward neurons or layers that it needs least.
 
@@ -58,8 +62,9 @@ def prune(
     found = prune(
         Options(
             model, sparsity, structure=structure, data=data, test=test, max_drop=max_drop, recover=recover, rate=rate,
-            out=out, rounds=rounds, samples=samples, max_tokens=max_tokens, task=task, tokenizer=tokenizer,
-            pooling=pooling, measure=measure, formats=formats, scheme=scheme, seed=seed, quiet=silent,
+            precision=precision, out=out, rounds=rounds, samples=samples, max_tokens=max_tokens, task=task,
+            tokenizer=tokenizer, pooling=pooling, measure=measure, formats=formats, scheme=scheme, seed=seed,
+            threads=threads, quiet=silent,
         ),
         say=lambda what: None if silent else click.echo(what, err=True),
     )  # fmt: skip

@@ -8,7 +8,8 @@ from typing import Literal
 
 from edgellm.core.evaluation import Drop
 from edgellm.core.prune import structures_of
-from edgellm.errors import UsageError
+from edgellm.core.training import PRECISIONS
+from edgellm.errors import UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,8 @@ class Recipe:
         seq_len: token counts to serve.
         min_agreement, min_exact: the gate of each build, as `edgellm build` takes it.
         seed: of everything random.
+        precision: of trainings: a key of `PRECISIONS`.
+        threads: of torch on a CPU; all cores if None.
 
     """
 
@@ -208,8 +211,14 @@ class Recipe:
     min_agreement: float = 0.99
     min_exact: float | None = None
     seed: int = 0
+    precision: str = "fp32"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}; it is 1 or more.")
         if not self.schemes:
             raise UsageError("schemes is empty.", hint='It lists one or more: schemes = ["int8-dynamic"].')
         if not 0 <= self.seed < 2**32:

@@ -36,7 +36,7 @@ class Kept:
         recipe = setup.recipe
         self._learned = {
             "model": identity(setup.source), "train": strict.plain(setup.train), "dev": setup.dev.digest,
-            "seed": recipe.seed, "max_tokens": setup.plan.max_tokens,
+            "seed": recipe.seed, "precision": recipe.precision, "max_tokens": setup.plan.max_tokens,
             "teacher": None if recipe.teacher is None else _files(Path(recipe.teacher)),
         }  # fmt: skip
         self._steps = setup.out / STEPS

@@ -61,8 +61,8 @@ def make(
         return start
     seconds = left()
     training = Training(
-        epochs=move.epochs, batch=_BATCH, rate=move.rate, seed=setup.recipe.seed,
-        seconds=None if seconds is None else max(1.0, seconds),
+        epochs=move.epochs, batch=_BATCH, rate=move.rate, seed=setup.recipe.seed, precision=setup.recipe.precision,
+        threads=setup.recipe.threads, seconds=None if seconds is None else max(1.0, seconds),
     )  # fmt: skip
     if setup.source.task == "ctc-seq2seq":
         status = _sequences(setup, move, start, teacher, made, training, quiet)
@@ -102,7 +102,7 @@ def _pruned(setup: Setup, move: Move, begins: Path, folder: Path, say: Say) -> P
             Options(
                 str(begins), move.sparsity, move.structure, data=recipe.data.train, test=recipe.data.dev, max_drop=_ANY,
                 out=str(folder), task=recipe.task, tokenizer=recipe.tokenizer, pooling=recipe.pooling, measure=False,
-                seed=recipe.seed, quiet=True, max_tokens=setup.plan.max_tokens,
+                seed=recipe.seed, threads=recipe.threads, quiet=True, max_tokens=setup.plan.max_tokens,
             )
         )  # fmt: skip
     return folder

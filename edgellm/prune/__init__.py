@@ -61,6 +61,10 @@ def _prune(setup: Setup, store: Cache, work: Path, say: Say) -> Pruned:
     from edgellm.prune.write import publish
 
     options, source = setup.options, setup.source
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
     folder = work / "pruned"
     smaller = steps.shrink(setup, folder, say)
     say(f"measuring on {setup.confirm.n} examples")

@@ -10,14 +10,12 @@ from edgellm.core.training import Training
 from edgellm.distill.encoders import distill_encoder
 from edgellm.distill.sequences import distill_sequences
 from edgellm.errors import GateError
-from edgellm.prune.setup import RATE, SEQUENCES, Setup
+from edgellm.prune.setup import SEQUENCES, Setup
 from edgellm.prune.write import write_beside
 from edgellm.stages.examples import texts_in
 from edgellm.stages.rows import read_placed
 from edgellm.stages.source import read_source
 from edgellm.stages.texts import is_held_back
-
-_BATCH = 32
 
 _SOFT = 1.0
 """Weight of the source's probabilities, beside 1 for the pairs."""
@@ -40,10 +38,7 @@ def recover(setup: Setup, pruned: Path, work: Path) -> Path:
     """
     options, source = setup.options, setup.source
     out = work / "recovered"
-    training = Training(
-        epochs=options.recover, batch=_BATCH, rate=RATE if options.rate is None else options.rate, seed=options.seed
-    )
-    (_sequences if source.task == SEQUENCES else _encoder)(setup, pruned, out, training)
+    (_sequences if source.task == SEQUENCES else _encoder)(setup, pruned, out, options.training)
     sizes = [
         read_source(str(folder), task=source.task, tokenizer=None, pooling=None, describe=lambda name: {}).parameters
         for folder in (pruned, out)

@@ -35,6 +35,9 @@ PRUNED = (*DISTILLED, SEQUENCES)
 RATE, SCHEME = 1e-4, "int8-dynamic"
 """What is taken where nothing is asked for."""
 
+_BATCH = 32
+"""Examples in a step of the training that recovers."""
+
 _LABELLED = (".tsv", ".csv", ".jsonl", ".ndjson")
 
 
@@ -52,6 +55,7 @@ class Options:
         max_drop: points that the task's first metric may lose on them.
         recover: epochs of distillation from the source, on the examples that chose what went; 0 for none.
         rate: the highest learning rate of these; `RATE` if None.
+        precision: of these; a key of `PRECISIONS`, "fp32" if None.
         out: folder to write; MODEL-pruned if None.
         rounds: in which structures are removed, and the rest scored anew.
         samples: examples at most that score.
@@ -61,6 +65,7 @@ class Options:
         formats: to measure; all of this machine's if empty.
         scheme: to measure; `SCHEME` if None.
         seed: of everything random.
+        threads: of torch on a CPU; all cores if None.
         quiet: whether nothing is said while it goes on.
 
     """
@@ -73,6 +78,7 @@ class Options:
     max_drop: float = 1.0
     recover: int = 0
     rate: float | None = None
+    precision: str | None = None
     out: str | None = None
     rounds: int = 8
     samples: int = 512
@@ -84,7 +90,21 @@ class Options:
     formats: tuple[str, ...] = ()
     scheme: str | None = None
     seed: int = 0
+    threads: int | None = None
     quiet: bool = False
+
+    @property
+    def training(self) -> Training:
+        """The training that recovers.
+
+        Raises:
+            UsageError: an option is out of its range.
+
+        """
+        return Training(
+            epochs=max(1, self.recover), batch=_BATCH, rate=RATE if self.rate is None else self.rate,
+            precision=self.precision or "fp32", seed=self.seed, threads=self.threads,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -187,12 +207,12 @@ def _check_numbers(options: Options) -> None:
         raise UsageError(f"--max-drop is {options.max_drop:g}; it is 0 points or more.")
     if options.recover < 0:
         raise UsageError(f"--recover is {options.recover}; it is 0 epochs or more.")
-    if options.recover:
-        Training(epochs=options.recover, rate=RATE if options.rate is None else options.rate)
-    elif options.rate is not None:
-        raise UsageError("--rate has no use without --recover.", hint="--recover 5 trains for five epochs.")
-    if options.rounds < 1 or options.samples < 1 or options.seed < 0:
-        raise UsageError("--rounds and --samples are 1 or more, --seed is 0 or more.")
+    for name, value in (("rate", options.rate), ("precision", options.precision)):
+        if value is not None and not options.recover:
+            raise UsageError(f"--{name} has no use without --recover.", hint="--recover 5 trains for five epochs.")
+    _ = options.training
+    if options.rounds < 1 or options.samples < 1:
+        raise UsageError("--rounds and --samples are 1 or more.")
     if options.test is not None and options.data is None:
         raise UsageError("--test has no use without --data.", hint="--data takes examples that choose what to remove.")
 

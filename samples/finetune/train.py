@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypedDict
 import click
 from rows import Labelled, Row, Tagged, read, tag_tokens
 
+from edgellm.core.training import PRECISIONS
 from edgellm.errors import EdgellmError, InputError, MissingDependencyError, UsageError
 from edgellm.runtime.machine import machine
 from edgellm.stages.source import check_folder, default_model
@@ -128,7 +129,7 @@ def score(predicted: EvalPrediction) -> dict[str, float]:
 
 def trainer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: dict[str, Encoded], *, epochs: int, rate: float,
-    seed: int, folder: str, tags: bool,
+    seed: int, folder: str, tags: bool, precision: str,
 ) -> Trainer:  # fmt: skip
     """Return the Trainer, which keeps the epoch with the best dev accuracy in `folder` and loads it at the end."""
     from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, Trainer, TrainingArguments
@@ -153,6 +154,7 @@ def trainer(
         report_to="none",
         seed=seed,
         use_cpu=True,
+        bf16=precision == "bf16",
         dataloader_pin_memory=False,
     )
     return Trainer(
@@ -163,8 +165,9 @@ def trainer(
 
 
 def fit(
-    parts: dict[str, list[Row]], source: Path, out: Path, *, epochs: int, rate: float, max_tokens: int, seed: int
-) -> Facts:
+    parts: dict[str, list[Row]], source: Path, out: Path, *, epochs: int, rate: float, max_tokens: int, seed: int,
+    precision: str = "fp32",
+) -> Facts:  # fmt: skip
     """Train on parts["train"], write the best epoch by parts["dev"] to `out`, and return how it did."""
     from transformers import set_seed
 
@@ -174,7 +177,9 @@ def fit(
     sets = {name: encode(rows, tokenizer, labels) for name, rows in parts.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".train-") as checkpoints:
-        running = trainer(network, tokenizer, sets, epochs=epochs, rate=rate, seed=seed, folder=checkpoints, tags=tags)
+        running = trainer(
+            network, tokenizer, sets, epochs=epochs, rate=rate, seed=seed, folder=checkpoints, tags=tags, precision=precision
+        )  # fmt: skip
         start = time.perf_counter()
         running.train()
         seconds = time.perf_counter() - start
@@ -199,7 +204,18 @@ def fit(
 @click.option("--rate", default=5e-5, show_default=True, help="Highest learning rate.")
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(min=4), help="Texts are cut there.")
 @click.option("--seed", default=11, show_default=True)
-def train(folder: Path, out: Path, model: Path | None, epochs: int, rate: float, max_tokens: int, seed: int) -> None:
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(list(PRECISIONS)),
+    help="Of matrix products; bf16 is faster where the processor has instructions for it.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Of torch; all cores if left out.")
+def train(
+    folder: Path, out: Path, model: Path | None, epochs: int, rate: float, max_tokens: int, seed: int, precision: str,
+    threads: int | None,
+) -> None:  # fmt: skip
     """Fine-tune on FOLDER/train.jsonl, choose the epoch by dev.jsonl, and report test.jsonl."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already.", hint="Name another --out, or remove it.")
@@ -207,8 +223,12 @@ def train(folder: Path, out: Path, model: Path | None, epochs: int, rate: float,
     if importlib.util.find_spec("accelerate") is None:
         raise MissingDependencyError("Training needs accelerate.", hint="Install it with: pip install 'edgellm[train]'")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     options: dict[str, float] = {"epochs": epochs, "rate": rate, "max_tokens": max_tokens, "seed": seed}
-    facts = fit(parts, encoder, out, epochs=epochs, rate=rate, max_tokens=max_tokens, seed=seed)
+    facts = fit(parts, encoder, out, epochs=epochs, rate=rate, max_tokens=max_tokens, seed=seed, precision=precision)
     counts = {name: len(rows) for name, rows in parts.items()}
     scored = "words" if isinstance(parts["train"][0], Tagged) else "texts"
     tools = {name: version(name) for name in ("torch", "transformers")}
@@ -217,6 +237,7 @@ def train(folder: Path, out: Path, model: Path | None, epochs: int, rate: float,
         "texts": counts,
         "scored": scored,
         **options,
+        "precision": precision,
         "batch": BATCH,
         **facts,
         "machine": str(machine()),

@@ -36,7 +36,7 @@ def setup(out: Path, **changed: Any) -> Any:
     }
     facts = {
         "source": "weights", "train": ("rows",), "dev": SimpleNamespace(digest="dev"), "format": "onnx", "out": out,
-        "recipe": SimpleNamespace(seed=0, teacher=None), "meter": None,
+        "recipe": SimpleNamespace(seed=0, precision="fp32", teacher=None), "meter": None,
         "plans": {"int8-dynamic": SimpleNamespace(**plan)},
     }  # fmt: skip
     facts |= changed
@@ -57,7 +57,8 @@ def test_the_same_recipe_finds_the_same_folders(tmp_path: Path) -> None:
     "changed",
     [
         {"source": "other weights"}, {"train": ("other rows",)}, {"dev": SimpleNamespace(digest="other")},
-        {"recipe": SimpleNamespace(seed=1, teacher=None)}, {"plan": {"max_tokens": 32}},
+        {"recipe": SimpleNamespace(seed=1, precision="fp32", teacher=None)},
+        {"recipe": SimpleNamespace(seed=0, precision="bf16", teacher=None)}, {"plan": {"max_tokens": 32}},
     ],
     ids=lambda changed: next(iter(changed)),
 )  # fmt: skip
@@ -70,7 +71,7 @@ def test_a_teacher_is_known_by_its_files(tmp_path: Path) -> None:
     folder.mkdir()
     for content in ("one", "another"):
         (folder / "model.safetensors").write_text(content)
-        recipe = SimpleNamespace(seed=0, teacher=str(folder))
+        recipe = SimpleNamespace(seed=0, precision="fp32", teacher=str(folder))
         found.append(names(Kept(setup(tmp_path, recipe=recipe))))
     assert set(found[0]).isdisjoint(found[1])
 

@@ -170,6 +170,8 @@ def test_it_always_ends(drawn: list[tuple[float, float]]) -> None:
         lambda: Tune(epochs=0),
         lambda: Tune(rate=0),
         lambda: replace(RECIPE, seed=-3),
+        lambda: replace(RECIPE, precision="fp8"),
+        lambda: replace(RECIPE, threads=0),
         lambda: replace(RECIPE, seq_len=()),
         lambda: replace(RECIPE, min_agreement=2),
         lambda: Budget(steps=0),
