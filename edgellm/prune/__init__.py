@@ -83,7 +83,14 @@ def _prune(setup: Setup, store: Cache, work: Path, say: Say) -> Pruned:
     speed = None
     if options.measure:
         say("building both models, and measuring their latency")
-        speed = measure_speed(source, folder, formats=options.formats, scheme=options.scheme or SCHEME, work=work)
+        speed = measure_speed(
+            source,
+            folder,
+            formats=options.formats,
+            scheme=options.scheme or SCHEME,
+            max_tokens=setup.max_tokens,
+            work=work,
+        )
     found = Pruned(
         source.name, source.sha256, str(setup.out), source.task, setup.structures, options.sparsity,
         1.0 - smaller.encoder.share, _how(source), setup.chose_on, smaller.layers, smaller.encoder, smaller.parameters,

@@ -12,6 +12,7 @@ from edgellm.device.host import Host
 from edgellm.errors import UsageError
 from edgellm.pipeline import build
 from edgellm.runtime.machine import machine
+from edgellm.stages.plan import DEFAULT_LENGTHS
 from edgellm.stages.source import SourceModel
 from edgellm.targets import load_target, target_names
 from edgellm.tasks import load_task
@@ -22,7 +23,9 @@ RUNS = 60
 BEFORE, AFTER = "source", "pruned"
 
 
-def measure_speed(source: SourceModel, pruned: Path, *, formats: Sequence[str], scheme: str, work: Path) -> Speed:
+def measure_speed(
+    source: SourceModel, pruned: Path, *, formats: Sequence[str], scheme: str, max_tokens: int, work: Path
+) -> Speed:
     """Build both models for this machine and measure them side by side.
 
     Args:
@@ -30,6 +33,7 @@ def measure_speed(source: SourceModel, pruned: Path, *, formats: Sequence[str], 
         pruned: folder of the smaller one.
         formats: which; all that this machine's target takes if empty.
         scheme: of both.
+        max_tokens: the longest text that is timed; the usual lengths below it are, too.
         work: folder for the bundles.
 
     Raises:
@@ -41,10 +45,12 @@ def measure_speed(source: SourceModel, pruned: Path, *, formats: Sequence[str], 
     pooling = source.options.pooling if source.task == "feature-extraction" else None
     assert source.folder is not None
     min_exact = None if load_task(source.task).EXACT is None else 0.0
+    lengths = [*(length for length in DEFAULT_LENGTHS if length < max_tokens), max_tokens]
     bundles = [
         build(
             folder, target=target, formats=formats, scheme=scheme, task=source.task, pooling=pooling,
-            tokenizer=source.tokenizer, min_agreement=0.0, min_exact=min_exact, out=work / f"{name}-bundle",
+            tokenizer=source.tokenizer, min_agreement=0.0, min_exact=min_exact, seq_len=lengths,
+            out=work / f"{name}-bundle",
         )
         for name, folder in ((BEFORE, source.folder), (AFTER, pruned))
     ]  # fmt: skip
