@@ -48,7 +48,19 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-_PAIRS = ("unlabelled", "labels", "part", "no_gold", "beams", "slots", "longest", "refinements", "soft", "tokenizer")
+_PAIRS = (
+    "unlabelled",
+    "labels",
+    "part",
+    "no_gold",
+    "beams",
+    "slots",
+    "longest",
+    "refinements",
+    "soft",
+    "risk",
+    "tokenizer",
+)
 """Options of students that make sequences."""
 
 _SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
@@ -91,6 +103,10 @@ _SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
     show_default=True,
     help="Sequences: weight of the teacher's probabilities beside the labels', where both answer in the same places.",
 )
+@click.option(
+    "--risk", type=float, default=0.0, show_default=True,
+    help="ctc: weight of outputs that would be wrong, beside the labels'; for a student that has learned these.",
+)  # fmt: skip
 @click.option("--temperature", type=float, help="Of the teacher's answers or probabilities; 2 if left out.")
 @click.option("--hard", type=float, default=0.5, show_default=True, help="Others: share of people's labels, 0 to 1.")
 @click.option("--smoothing", type=float, default=0.0, show_default=True, help="Others: of people's labels, 0 to 0.9.")
@@ -111,8 +127,8 @@ def distill(
     context: click.Context, /, teacher: Path | None, student: str, data: Path, dev: Path | None, test: Path | None,
     tokenizer: Path | None, unlabelled: Path | None, labels: Path | None, part: str | None, no_gold: bool,
     beams: int | None, slots: int | None, longest: int | None, refinements: int | None, soft: float,
-    temperature: float | None, hard: float, smoothing: float, hidden: float, match: str, attention: float, attend: str,
-    out: Path, quiet: bool, as_json: bool, **training: Any,
+    risk: float, temperature: float | None, hard: float, smoothing: float, hidden: float, match: str, attention: float,
+    attend: str, out: Path, quiet: bool, as_json: bool, **training: Any,
 ) -> None:  # fmt: skip
     """Train a student that answers in one forward pass, from a teacher's answers and from people's.
 
@@ -148,8 +164,8 @@ def distill(
         found = distill_sequences(
             teacher=teacher, student=student, data=data, dev=dev, test=test, out=out, training=options,
             tokenizer=tokenizer, unlabelled=unlabelled, labels=labels, gold=not no_gold, beams=beams, slots=slots,
-            longest=longest, refinements=refinements, soft=soft, temperature=temperature, part=_part(part), quiet=silent,
-            report=told,
+            longest=longest, refinements=refinements, soft=soft, risk=risk, temperature=temperature, part=_part(part),
+            quiet=silent, report=told,
         )  # fmt: skip
     if as_json:
         click.echo(_json(found))
@@ -168,6 +184,8 @@ def shown(found: Distilled, out: Path) -> str:
         origin += f" and {found.labelled} answers of {found.teacher} ({teachers:,} parameters)"
     if found.soft:
         origin += f", with its probabilities (weight {found.soft:g}, temperature {found.temperature:g})"
+    if found.risk:
+        origin += f", and from outputs that would be wrong (weight {found.risk:g})"
     lines = [
         f"{found.student} ({own:,} parameters) learned from {origin} -> {out}",
         f"dev   {found.dev}, which chose step {trained.best_step} of {trained.of_steps}",

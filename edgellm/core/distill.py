@@ -47,6 +47,7 @@ class Distilled:
         label_seconds: of labelling, in this run; labels that were there cost nothing.
         soft: weight of the teacher's probabilities, beside 1 for the labels; 0 where they were not learned.
         temperature: that the logits of both were divided by, where they were.
+        risk: weight of outputs that would be wrong, beside 1 for the labels; 0 where they were not counted.
 
     """
 
@@ -62,6 +63,7 @@ class Distilled:
     label_seconds: float
     soft: float = 0.0
     temperature: float | None = None
+    risk: float = 0.0
 
 
 MATCHES = {

@@ -41,7 +41,10 @@ class Collate:
 
 
 class Errors:
-    """The share of edits over all tokens of the dev pairs, each pair by itself: {"token_errors"} of a Trainer's predictions."""
+    """What is wrong of a Trainer's predictions, each dev pair by itself.
+
+    "token_errors" is the share of edits over all tokens, "errors" that of pairs that are not right to the letter.
+    """
 
     def __init__(self, kind: Kind, pad: int) -> None:
         """Take the kind of the student, and its id of padding."""
@@ -52,13 +55,15 @@ class Errors:
         return self.kind.said(outputs)
 
     def __call__(self, predicted: Any) -> dict[str, float]:
-        """Return the share."""
-        edited = length = 0
+        """Return both shares."""
+        edited = length = wrong = 0
         for places, labels in zip(np.asarray(predicted.predictions), np.asarray(predicted.label_ids), strict=True):
             target = [id for id in labels.tolist() if id != IGNORED]
-            edited += edits(target, self.kind.read(places.tolist(), self.pad))
+            distance = edits(target, self.kind.read(places.tolist(), self.pad))
+            edited += distance
+            wrong += distance > 0
             length += len(target)
-        return {"token_errors": edited / length}
+        return {"token_errors": edited / length, "errors": wrong / len(predicted.predictions)}
 
 
 def score(model: OnePass, tokenizer: Path, pairs: Sequence[Pair]) -> Score:

@@ -20,10 +20,12 @@ from edgellm.distill.kinds import OnePass, fresh, kind_of, opened
 from edgellm.distill.labels import label, read_labels
 from edgellm.distill.onepass import Collate, Errors, score
 from edgellm.distill.pairs import SOURCE, TARGET, Encoded, Pair, encode, open_tokenizers, read_pairs, read_texts
+from edgellm.distill.risk import Risky
 from edgellm.distill.softened import Softened
 from edgellm.distill.students import STUDENTS
 from edgellm.distill.teachers import Autoregressive, OnePassTeacher, Teacher, digest, open_teacher
 from edgellm.errors import InputError, UsageError, unknown
+from edgellm.models.ctc import CtcForSeq2Seq
 from edgellm.stages.disk import disk_errors
 from edgellm.stages.source import licence_of
 from edgellm.stages.texts import ensure_disjoint
@@ -44,8 +46,8 @@ def distill_sequences(
     *, teacher: Path | None, student: str, data: Path, dev: Path, out: Path, training: Training, test: Path | None = None,
     tokenizer: Path | None = None, unlabelled: Path | None = None, labels: Path | None = None, gold: bool = True,
     beams: int | None = None, slots: int | None = None, longest: int | None = None, refinements: int | None = None,
-    soft: float = 0.0, temperature: float | None = None, part: tuple[int, int] | None = None, quiet: bool = False,
-    report: Report = lambda done, total: None,
+    soft: float = 0.0, temperature: float | None = None, risk: float = 0.0, part: tuple[int, int] | None = None,
+    quiet: bool = False, report: Report = lambda done, total: None,
 ) -> Distilled | None:  # fmt: skip
     """Train a student, and write it to a folder that `edgellm build` takes.
 
@@ -67,6 +69,7 @@ def distill_sequences(
         refinements: passes over the output after the first, of a mask-predict student; none, or its own, if None.
         soft: weight of the teacher's probabilities beside the labels' 1 (see `softened`).
         temperature: that the logits of both are divided by then; 2 if None.
+        risk: weight of the outputs that would be wrong, beside the labels' 1 (see `risk`); they choose the step then.
         part: makes that part of the labels, and trains nothing.
         quiet: no bar.
         report: told how many texts are labelled, of how many.
@@ -87,6 +90,8 @@ def distill_sequences(
         {"unlabelled": unlabelled, "labels": labels, "no-gold": not gold, "beams": beams, "part": part, "soft": soft},
     )
     heat = _heat(soft, temperature, beams)
+    if not 0 <= risk <= 1000:
+        raise UsageError(f"--risk is {risk:g}; it goes from 0 to 1000.")
     hush()
     guide = open_teacher(teacher) if teacher is not None else None
     if isinstance(guide, OnePassTeacher) and beams is not None:
@@ -102,6 +107,10 @@ def distill_sequences(
     learner: nn.Module = model
     if guide is not None and soft:
         learner = Softened(model, guide, weight=soft, temperature=heat, target=pairs["train"][0].target)
+    if risk:
+        if not isinstance(model, CtcForSeq2Seq):
+            raise UsageError("--risk has no use for a student that is no CTC model.", hint="Leave it out.")
+        learner = Risky(learner, blank=model.config.pad_token_id, weight=risk)
     labelled, unsaid = list[Pair](), ""
     started = time.perf_counter()
     if guide is not None:
@@ -130,20 +139,20 @@ def distill_sequences(
         "student": student, "config": model.config.to_diff_dict(),
         "begins as": _weights(model) if student not in STUDENTS else "",
         "train": _digest(train.examples), "dev": _digest(chosen.examples),
-        **({"soft": [soft, heat, digest(guide)]} if guide is not None and soft else {}),
+        **({"soft": [soft, heat, digest(guide)]} if guide is not None and soft else {}), **({"risk": risk} if risk else {}),
     }  # fmt: skip
     errors = Errors(kind_of(model), model.config.pad_token_id)
     trained = fit(
         learner, training, work, identity=identity, train=train.examples, dev=chosen.examples,
-        collate=Collate(model.config.pad_token_id), metric="token_errors", compute=errors, reduce=errors.reduce, quiet=quiet,
-        keep=True,
+        collate=Collate(model.config.pad_token_id), metric="errors" if risk else "token_errors", compute=errors,
+        reduce=errors.reduce, quiet=quiet, keep=True,
     )  # fmt: skip
     done = trained.status == "finished"
     found = Distilled(
         student, guide.folder.name if guide else None, (model.num_parameters(), guide.model.num_parameters() if guide else None),
         len(pairs["train"]) if gold else 0, len(labelled), " ".join(filter(None, (train.left_out(), unsaid))),
         score(model, home, pairs["dev"]) if done else None, score(model, home, pairs["test"]) if done and test else None,
-        trained, label_seconds, soft, heat if soft else None,
+        trained, label_seconds, soft, heat if soft else None, risk,
     )  # fmt: skip
     if done and rank() == 0:
         write(found, lambda folder: _save(model, home, folder), licence_of(guide.folder) if guide else None, out)
