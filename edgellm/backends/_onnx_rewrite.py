@@ -94,7 +94,7 @@ def _merge(
         helper.make_node("Add", [f"{name}.product", f"{name}.bias"], [f"{name}.sum"], name=f"{name}.add"),
     ]
     last = f"{name}.sum"
-    heads = _head_splits(ends, constants, readers)
+    heads = _head_splits(ends, constants, readers, {output.name for output in model.graph.output})
     if heads is not None:
         old += heads.nodes
         ends = heads.ends
@@ -131,9 +131,10 @@ class _Heads:
 
 
 def _head_splits(
-    values: list[str], constants: dict[str, NDArray[np.float32]], readers: dict[str, list[onnx.NodeProto]]
-) -> _Heads | None:
-    """Return how `values` are split into heads, if all are in the same way."""
+    values: list[str], constants: dict[str, NDArray[np.float32]], readers: dict[str, list[onnx.NodeProto]],
+    outputs: set[str],
+) -> _Heads | None:  # fmt: skip
+    """Return how `values` are split into heads, if all are in the same way; `outputs` are the graph's, which stay as they are."""
     nodes: list[onnx.NodeProto] = []
     ends: list[str] = []
     flattened: list[onnx.NodeProto] = []
@@ -152,7 +153,7 @@ def _head_splits(
         ends.append(transpose.output[0])
         widths.add(int(shape[3]))
         flat = only_reader(readers, transpose.output[0], "Reshape")
-        if flat is not None and flat.input[1] in constants:
+        if flat is not None and flat.input[1] in constants and transpose.output[0] not in outputs:
             wanted = constants[flat.input[1]].tolist()
             if len(wanted) == 3 and wanted[0] == shape[2] > 0 and wanted[2] == shape[3]:
                 flattened.append(flat)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from edgellm.core.evaluation import Drop
 from edgellm.core.prune import structures_of
-from edgellm.core.training import PRECISIONS
+from edgellm.core.training import MAX_THREADS, PRECISIONS
 from edgellm.errors import UsageError, unknown
 
 
@@ -217,8 +217,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads is {self.threads}; it is 1 or more.")
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise UsageError(f"threads is {self.threads}; it goes from 1 to {MAX_THREADS}.")
         if not self.schemes:
             raise UsageError("schemes is empty.", hint='It lists one or more: schemes = ["int8-dynamic"].')
         if not 0 <= self.seed < 2**32:

@@ -24,6 +24,8 @@ PRECISIONS = {
 IGNORED = -100
 """Label that is not learned: of a padded place, or of what has none."""
 
+MAX_THREADS = 1024
+
 WARMUP = 0.05
 """Part of all steps in which the rate rises, where nothing is asked for."""
 
@@ -73,7 +75,7 @@ class Training:
             ("epochs", self.epochs, 1, 100_000), ("batch", self.batch, 1, 1_000_000), ("rate", self.rate, 1e-12, 10.0),
             ("warmup", self.rising, 0.0, 0.9), ("weight-decay", self.weight_decay, 0.0, 10.0),
             ("patience", 1 if self.patience is None else self.patience, 1, 100_000), ("seed", self.seed, 0, 2**32 - 1),
-            ("threads", 1 if self.threads is None else self.threads, 1, 1024),
+            ("threads", 1 if self.threads is None else self.threads, 1, MAX_THREADS),
             ("seconds", 1.0 if self.seconds is None else self.seconds, 1.0, math.inf),
         ):  # fmt: skip
             if not low <= value <= high:

@@ -8,6 +8,8 @@ counted by the whole output makes the slots agree.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -55,6 +57,8 @@ class Risky(nn.Module):
 def risk(logits: torch.Tensor, slot_mask: torch.Tensor, labels: torch.Tensor, blank: int) -> torch.Tensor:
     """Return the expected share of outputs that are wrong; its gradient is estimated from paths that are drawn.
 
+    NaN where a logit is no finite number.
+
     An output's error is held against the mean of the others' of its text (REINFORCE, Williams 1992, with the baseline of
     Kool et al. 2019), which leaves the estimate unbiased.
 
@@ -65,6 +69,8 @@ def risk(logits: torch.Tensor, slot_mask: torch.Tensor, labels: torch.Tensor, bl
         blank: id.
 
     """
+    if not logits.isfinite().all():  # no path can be drawn; whoever watches the loss says that it diverged
+        return logits.new_tensor(math.nan)
     chances = logits.log_softmax(-1)
     batch, slots, size = logits.shape
     drawn = torch.multinomial(chances.detach().exp().reshape(-1, size), DRAWS, replacement=True)

@@ -25,9 +25,9 @@ _SECONDS = "seconds.json"
 class Kept:
     """The folders of one optimization.
 
-    A step's folder is named after the baseline, the data, the seed, and every move that led to it. A bundle and its figures
-    are also named after how it is built and asked, the tools' versions and edgellm's own code: a model that was trained stays
-    what it is, a figure may not. What another recipe made stays, and is used again when that recipe returns.
+    A step's folder is named after the baseline, the data, seed and precision, and every move that led to it. A bundle and its
+    figures are also named after how it is built and asked, the tools' versions and edgellm's own code: a model that was trained
+    stays what it is, a figure may not. What another recipe made stays, and is used again when that recipe returns.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -36,8 +36,10 @@ class Kept:
         recipe = setup.recipe
         self._learned = {
             "model": identity(setup.source), "train": strict.plain(setup.train), "dev": setup.dev.digest,
-            "seed": recipe.seed, "precision": recipe.precision, "max_tokens": setup.plan.max_tokens,
+            "seed": recipe.seed, "max_tokens": setup.plan.max_tokens,
             "teacher": None if recipe.teacher is None else _files(Path(recipe.teacher)),
+            # As it was before there was a choice: what was made then is found again.
+            **({} if recipe.precision == "fp32" else {"precision": recipe.precision}),
         }  # fmt: skip
         self._steps = setup.out / STEPS
         self._baseline = f"baseline-{_digest(self._learned)}"

@@ -38,7 +38,7 @@ def recover(setup: Setup, pruned: Path, work: Path) -> Path:
     """
     options, source = setup.options, setup.source
     out = work / "recovered"
-    (_sequences if source.task == SEQUENCES else _encoder)(setup, pruned, out, options.training)
+    (_sequences if source.task == SEQUENCES else _encoder)(setup, pruned, out, options.training())
     sizes = [
         read_source(str(folder), task=source.task, tokenizer=None, pooling=None, describe=lambda name: {}).parameters
         for folder in (pruned, out)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgellm.backends import MIN_TOKENS
 from edgellm.core.distill import DISTILLED
 from edgellm.core.prune import structures_of
 from edgellm.core.scheme import MIXED, resolve_schemes
@@ -93,9 +94,8 @@ class Options:
     threads: int | None = None
     quiet: bool = False
 
-    @property
     def training(self) -> Training:
-        """The training that recovers.
+        """Return the training that recovers, of one epoch where none is asked for.
 
         Raises:
             UsageError: an option is out of its range.
@@ -210,9 +210,14 @@ def _check_numbers(options: Options) -> None:
     for name, value in (("rate", options.rate), ("precision", options.precision)):
         if value is not None and not options.recover:
             raise UsageError(f"--{name} has no use without --recover.", hint="--recover 5 trains for five epochs.")
-    _ = options.training
+    options.training()
     if options.rounds < 1 or options.samples < 1:
         raise UsageError("--rounds and --samples are 1 or more.")
+    if options.measure and options.max_tokens is not None and options.max_tokens <= MIN_TOKENS:
+        raise UsageError(
+            f"--max-tokens is {options.max_tokens}; what is built to be timed takes more than {MIN_TOKENS}.",
+            hint="Read more, or use --no-measure.",
+        )
     if options.test is not None and options.data is None:
         raise UsageError("--test has no use without --data.", hint="--data takes examples that choose what to remove.")
 

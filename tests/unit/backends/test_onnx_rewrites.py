@@ -186,13 +186,17 @@ def test_heads_that_drop_the_first_axis_are_split_without_it(case: str) -> None:
     assert (merged, operators["Reshape"], operators["Transpose"], operators["Split"]) == (1, reshapes, 1, 1)
 
 
-def test_heads_that_are_read_with_their_first_axis_too_keep_it() -> None:
+@pytest.mark.parametrize("by", ["another node", "the graph's reader"])
+def test_heads_that_are_read_with_their_first_axis_too_keep_it(by: str) -> None:
     nodes, constants, _ = pairs(8, 8, heads=4)
     for i in range(2):
         constants[f"f{i}"] = i64(2, -1, 4)
         nodes.append(node("Reshape", [f"t{i}", f"f{i}"], [f"f{i}.y"], name=f"f{i}"))
-    nodes.append(node("Neg", ["t1"], ["z"]))
-    merged, operators = after(_onnx_rewrite.merge_matmuls, model(nodes, constants, ["f0.y", "f1.y", "z"]))
+    last = "t1"
+    if by == "another node":
+        nodes.append(node("Neg", ["t1"], ["z"]))
+        last = "z"
+    merged, operators = after(_onnx_rewrite.merge_matmuls, model(nodes, constants, ["f0.y", "f1.y", last]))
     assert (merged, operators["Reshape"]) == (1, 3)
 
 

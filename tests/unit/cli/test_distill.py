@@ -46,6 +46,10 @@ PAUSED = Trained("paused", 3, 10, 0, "token_errors", None, 3.0, 4.0, ())
             "--soft has no use for a student that class",
         ),
         (
+            ["--student", "3", "--teacher", "t", "--data", "x", "--risk", "1"],
+            "--risk has no use for a student that class",
+        ),
+        (
             ["--student", "mask-tiny", "--data", "x", "--match", "mse"],
             "--match has no use for a student that makes seq",
         ),

@@ -47,6 +47,7 @@ LABELS = {
         (Options("m", 0.4, recover=1, precision="b16"), UsageError, "Did you mean 'bf16'?"),
         (Options("m", 0.4, threads=0), UsageError, "--threads is 0"),
         (Options("m", 0.4, seed=-1), UsageError, "--seed is -1"),
+        (Options("m", 0.4, max_tokens=4), UsageError, "takes more than 4"),
         (Options("package.module:function", 0.4), InputError, "a function leaves no folder to rewrite"),
         (Options("nowhere", 0.4), InputError, "There is no nowhere"),
     ],

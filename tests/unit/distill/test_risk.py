@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgellm.cli.distill import shown
 from edgellm.core.training import IGNORED, Training
 from edgellm.distill import risk
 from edgellm.distill.kinds import opened
@@ -51,16 +53,24 @@ def chance_of_error(logits: torch.Tensor, mask: torch.Tensor, label: tuple[int, 
 
 def test_value_and_gradient_are_those_of_the_expected_error(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(risk, "DRAWS", 20_000)
+    monkeypatch.setattr(
+        risk, "DRAWS", 2
+    )  # so few that a baseline with a draw's own error in it would halve the gradient
+    times = 20_000
     logits = torch.randn(2, 4, 3, requires_grad=True)
     mask, labels = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]), torch.tensor([[1, 2], [2, IGNORED]])
     exact = (chance_of_error(logits[0], mask[0], (1, 2)) + chance_of_error(logits[1], mask[1], (2,))) / 2
     wanted = torch.autograd.grad(exact, logits)[0]
-    estimated = risk.risk(logits, mask, labels, 0)
+    estimated = risk.risk(*(each.repeat_interleave(times, 0) for each in (logits, mask, labels)), 0)
     got = torch.autograd.grad(estimated, logits)[0]
     assert float(estimated.detach()) == pytest.approx(float(exact.detach()), abs=0.01)
     torch.testing.assert_close(got, wanted, atol=5e-3, rtol=0)
     assert not got[1, 2:].any()
+
+
+def test_what_is_no_number_is_no_risk() -> None:
+    logits = torch.tensor([[[0.0, math.nan]]])
+    assert math.isnan(risk.risk(logits, torch.ones(1, 1), torch.tensor([[1]]), 0))
 
 
 def test_slots_that_say_half_of_each_answer_learn_to_agree() -> None:
@@ -92,15 +102,17 @@ def test_risk_is_beside_the_students_own_loss_and_only_in_training(tmp_path: Pat
     assert torch.equal(made.eval()(**given).loss, student.eval()(**given).loss)
 
 
-def test_a_student_is_written_and_told_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("soft", [0.0, 1.0])
+def test_a_student_is_written_and_told_of(soft: float, tmp_path: Path) -> None:
     teacher = tiny_ctc(tmp_path / "teacher")
     pairs = write_pairs(tmp_path / "train.tsv", list(WORDS)[:40])
     dev = write_pairs(tmp_path / "dev.tsv", list(WORDS)[40:])
     found = distill_sequences(
-        teacher=None, student=str(teacher), data=pairs, dev=dev, tokenizer=teacher, out=tmp_path / "out", risk=1.0,
-        training=SHORT, quiet=True,
+        teacher=teacher if soft else None, student=str(teacher), data=pairs, dev=dev, tokenizer=teacher, soft=soft,
+        out=tmp_path / "out", risk=1.0, training=dataclasses.replace(SHORT, precision="bf16"), quiet=True,
     )  # fmt: skip
     assert found is not None
+    assert "from outputs that would be wrong (weight 1)" in shown(found, tmp_path / "out")
     assert found.risk == 1.0
     assert found.trained.metric == "errors"
     assert [*opened(tmp_path / "out").state_dict()] == [*opened(teacher).state_dict()]
