@@ -84,10 +84,9 @@ def export(prepared: Prepared, target: Target) -> tuple[onnx.ModelProto, float]:
     if exported is None:
         raise EdgellmError("torch.onnx.export returned nothing.")
     model = exported.model_proto
-    del model.graph.value_info[:]  # stale shapes make quantize_dynamic fail on classifiers
+    _clean(model)
     _strip_metadata(model)
     rename_output(model, prepared.output.name)
-    gemm_to_matmul(model)
     return model, program_cost(program, prepared.buckets[-1])
 
 
@@ -96,8 +95,7 @@ def as_built(model: onnx.ModelProto, folder: Path, *, int8: bool) -> onnx.ModelP
 
     Embedding tables stay as they are. `folder` is for what is only needed meanwhile.
     """
-    del model.graph.value_info[:]  # stale shapes make quantize_dynamic fail on classifiers
-    gemm_to_matmul(model)
+    _clean(model)
     rewrite(model)
     return quantize_dynamic(model, folder) if int8 else model
 
@@ -106,6 +104,12 @@ def rewrite(model: onnx.ModelProto, schemes: dict[str, str] | None = None) -> No
     """Rewrite a graph in its place for ONNX Runtime's kernels; `schemes`, by constant, is told those of merged weights."""
     merge_matmuls(model, schemes)
     unfuse_residuals(model)
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Make an exporter's graph one that rewriting and quantizing know, in its place: no Gemm, no shapes of before."""
+    del model.graph.value_info[:]  # stale shapes make quantize_dynamic fail on classifiers
+    gemm_to_matmul(model)
 
 
 def _schemes(model: onnx.ModelProto, module: nn.Module, precisions: Precisions) -> dict[str, str]:

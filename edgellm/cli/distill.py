@@ -49,18 +49,8 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _PAIRS = (
-    "unlabelled",
-    "labels",
-    "part",
-    "no_gold",
-    "beams",
-    "slots",
-    "longest",
-    "refinements",
-    "soft",
-    "risk",
-    "tokenizer",
-)
+    "unlabelled", "labels", "part", "no_gold", "beams", "slots", "longest", "refinements", "soft", "risk", "tokenizer",
+)  # fmt: skip
 """Options of students that make sequences."""
 
 _SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
