@@ -75,7 +75,7 @@ def run_jobs(jobs: Sequence[Job], *, side_by_side: int, log: Path, started: Call
     waiting = list(jobs)
     running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
     ended: queue.Queue[str] = queue.Queue()
-    threads = max(1, cores() // min(side_by_side, len(jobs) or 1))
+    threads = _threads(min(side_by_side, len(jobs) or 1))
     try:
         with log.open("ab") as output:
             while waiting or running:
@@ -92,6 +92,16 @@ def run_jobs(jobs: Sequence[Job], *, side_by_side: int, log: Path, started: Call
         for _, process in running.values():
             process.wait()
             _close(process)
+
+
+def _threads(processes: int) -> int:
+    """Return the threads of each of so many processes: their share of the cores, and no more than OMP_NUM_THREADS.
+
+    They wait for each other at every product of matrices: on a machine that has other work, fewer are faster.
+    """
+    share = max(1, cores() // processes)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

@@ -124,6 +124,22 @@ def test_no_more_run_side_by_side_than_asked(tmp_path: Path) -> None:
     assert run(tmp_path, *todo, side_by_side=1) == ["a", "b", "c"]  # two at once would fail at mkdir
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"), [(None, "2"), ("1", "1"), ("2", "2"), ("16", "2"), ("0", "2"), ("many", "2"), ("2,1", "2")]
+)
+def test_jobs_share_the_cores_and_take_no_more_threads_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(jobs, "cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    results: dict[str, Any] = {}
+    code = "{'threads': os.environ['OMP_NUM_THREADS']}"
+    run(tmp_path, job(tmp_path, code, results), job(tmp_path, code, name="tflite"))
+    assert results == {"threads": expected}
+
+
 def test_a_job_ends_with_its_parent(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     code = f"Path({str(mark)!r}).write_text(str(os.getpid())) and time.sleep(60)"
