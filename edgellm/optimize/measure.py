@@ -53,7 +53,8 @@ def measured(
     except (DeviceError, MissingDependencyError):
         raise
     except EdgellmError as error:
-        return Measured(scheme, None, None, None, None, refused=in_keys(error.args[0]))
+        reason = error.args[0].partition("\n\n")[0]  # a table of every pair follows, and there is one format
+        return Measured(scheme, None, None, None, None, refused=in_keys(reason))
     found = compared(setup, setup.dev, said, bundle, store)
     cost = None if setup.meter is None else setup.meter.ratio(bundle, base)
     return Measured(scheme, score(found), found.drop, bundle.manifest.artifacts[0].bytes, cost, bundle=str(out))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -104,7 +105,7 @@ def read_recipe(path: Path) -> Recipe:
     home = path.resolve().parent
 
     def absolute(value: str | None) -> str | None:
-        return None if value is None else str(home / Path(value).expanduser())
+        return None if value is None else os.path.normpath(home / Path(value).expanduser())
 
     data = recipe.data
     files = dataclasses.replace(

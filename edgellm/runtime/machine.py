@@ -57,10 +57,13 @@ class Machine:
     emulated: bool = False
 
     def __str__(self) -> str:
-        return (
-            f"{self.cpu}, {self.arch}, {self.cores} cores, {' '.join(self.features) or 'no int8 extensions'}, "
-            f"governor {self.governor or 'unknown'}, load {'unknown' if self.load is None else self.load}"
-        )
+        load = "unknown" if self.load is None else self.load
+        return f"{self.hardware}, governor {self.governor or 'unknown'}, load {load}"
+
+    @property
+    def hardware(self) -> str:
+        """What is the same at any moment."""
+        return f"{self.cpu}, {self.arch}, {self.cores} cores, {' '.join(self.features) or 'no int8 extensions'}"
 
 
 def machine() -> Machine:

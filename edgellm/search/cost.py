@@ -41,7 +41,8 @@ class Meter:
 
     def __str__(self) -> str:
         if self.kind == "latency":
-            return f"median time of {RUNS} runs on {machine()}, one thread"
+            # No load: what was measured before an interruption was measured under another.
+            return f"median time of {RUNS} runs on {machine().hardware}, one thread"
         if self.kind == "estimate":
             return f"{self.places[0]}'s estimate of the time on the NPU, where nothing was run"
         return f"instructions on {' and '.join(device.name for device in self.devices)}"
