@@ -41,7 +41,7 @@ RUN = LEAST
 CALIBRATION, GOLDEN = 256, 512
 """Training texts in calibration.txt and golden.txt."""
 
-PIECES = 4000
+PIECES = 1000
 """Of the vocabulary."""
 
 SPECIAL = ("<pad>", "<unk>")

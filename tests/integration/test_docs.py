@@ -11,13 +11,7 @@ from tests.docs import ROOT, commands, lay_out, run, shape
 
 pytestmark = pytest.mark.integration
 
-TRAINED = {"punctuation"}
-"""Samples whose commands train for hours; tests/integration/test_seq2seq.py runs the same road on less."""
-
-DOCUMENTS = [
-    ROOT / "README.md",
-    *(path for path in sorted((ROOT / "samples").glob("*/README.md")) if path.parent.name not in TRAINED),
-]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "samples").glob("*/README.md"))]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)
