@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/edgellm bench build/demo --tokens 16,128
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not full and not arm" --durations 25 --durations-min 5
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not arm" --durations 25 --durations-min 5
 
 # Emulated Arm CPUs: a real model on two of them. Needs a cross compiler, which is installed where root may do so.
 test-arm: $(VENV)/.installed

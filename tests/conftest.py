@@ -12,7 +12,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache out of the tests, and the tests out of it; EDGELLM_TEST_CACHE outlives a session."""
+    """Keep the user's cache out of the tests, and the tests out of it; EDGELLM_TEST_CACHE outlives a session.
+
+    Tests that run side by side share it, as a user's commands do.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGELLM_CACHE", os.environ.get("EDGELLM_TEST_CACHE") or str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("EDGELLM_CACHE", os.environ.get("EDGELLM_TEST_CACHE") or str(shared / "cache"))
         yield

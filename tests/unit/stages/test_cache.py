@@ -209,7 +209,9 @@ def test_a_limit_that_is_no_number_is_an_error_of_ours(cache: Cache, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("pid", "answer"), [(str(os.getpid()), True), ("1", True), (DEAD, False), ("x", False), ("", False)]
+    ("pid", "answer"),
+    [(str(os.getpid()), True), ("1", True), (DEAD, False), ("x", False), ("", False)],
+    ids=["this", "the first", "dead", "no number", "empty"],
 )
 def test_alive(pid: str, answer: bool) -> None:
     assert alive(pid) is answer
