@@ -12,6 +12,9 @@ from edgellm.runtime import engines
 from edgellm.runtime.bundle import CARD, MANIFEST, REPORTS, Bundle, sha256_file
 from edgellm.stages.put import check_parent, put
 
+GIVEN_GOLDEN = "The golden cases are"
+"""How a manifest's note about golden texts that were given to the build begins."""
+
 
 def check_out(out: Path) -> None:
     """Check that a bundle may be written to `out`: a new folder, an empty one, or a bundle to replace.
@@ -148,11 +151,17 @@ def _card(manifest: Manifest) -> str:
             "",
             f"- Model: {manifest.model.name}, {manifest.model.parameters:,} parameters, licence "
             f"{manifest.model.licence or 'not stated by its source'}, SHA-256 of the source `{manifest.model.source_sha256}`.",
-            "- Golden cases: texts written for the edgellm project (Apache-2.0), answered by the fp32 source; no user's text.",
+            f"- Golden cases: {_whose(manifest)}, answered by the fp32 source.",
             f"- Made with {tools}.",
             "",
         ]
     )
+
+
+def _whose(manifest: Manifest) -> str:
+    if any(note.startswith(GIVEN_GOLDEN) for note in manifest.notes):
+        return "texts that were given to the build, under a licence that it does not know"
+    return "texts written for the edgellm project (Apache-2.0), no user's"
 
 
 def _measured(manifest: Manifest) -> list[str]:

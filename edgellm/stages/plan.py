@@ -241,7 +241,7 @@ def _golden(path: str | os.PathLike[str] | None, cases: int) -> tuple[list[str],
             hint="Leave --golden out to be gated on edgellm's own texts.",
         )
     used = own[:: -(-len(own) // cases)]
-    return used, (f"The golden cases are {len(used)} texts of {Path(path).name}, which the bundle holds.",)
+    return used, (f"{package.GIVEN_GOLDEN} {len(used)} texts of {Path(path).name}, which the bundle holds.",)
 
 
 def _formats(target: Target, asked: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ from edgellm.core import strict
 from edgellm.errors import UsageError
 from edgellm.runtime.bundle import Bundle
 from edgellm.stages import put
-from edgellm.stages.package import check_out, list_files, publish, write_card, write_manifest
+from edgellm.stages.package import GIVEN_GOLDEN, check_out, list_files, publish, write_card, write_manifest
 from tests.tiny import edit_manifest, tiny_bundle
 
 
@@ -285,6 +286,14 @@ def test_the_card_says_what_was_measured_how_to_run_it_and_whose_texts_it_holds(
     for part in (
         "# tiny for linux-x86_64", "up to 32 tokens", "| `model-fp32.onnx` | onnx | fp32 | cpu |", "1.0000",
         "no measurement on the target device", "pip install 'edgellm[onnx]'", "edgellm run .", "Golden cases:",
-        "no user's text", "ab" * 32, "not stated by its source", "onnx 1.23.0",
+        "(Apache-2.0), no user's", "ab" * 32, "not stated by its source", "onnx 1.23.0",
     ):  # fmt: skip
         assert part in card, part
+
+
+def test_the_card_does_not_call_given_texts_its_own(embedder: Bundle, tmp_path: Path) -> None:
+    given = f"{GIVEN_GOLDEN} 2 texts of letters.txt, which the bundle holds."
+    write_card(tmp_path, dataclasses.replace(embedder.manifest, notes=(given,)))
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Golden cases: texts that were given to the build, under a licence that it does not know" in card
+    assert "Apache-2.0" not in card
