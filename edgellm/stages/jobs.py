@@ -97,10 +97,10 @@ def run_jobs(jobs: Sequence[Job], *, side_by_side: int, log: Path, started: Call
 def _threads(processes: int) -> int:
     """Return the threads of each of so many processes: their share of the cores, and no more than OMP_NUM_THREADS.
 
-    They wait for each other at every product of matrices: on a machine that has other work, fewer are faster.
+    Threads wait for each other at every product of matrices: where other work has a core, fewer may be faster.
     """
     share = max(1, cores() // processes)
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": 2 is of nested loops
     return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
 
 

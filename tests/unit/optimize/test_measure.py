@@ -31,6 +31,11 @@ def test_what_can_t_be_built_is_refused(monkeypatch: pytest.MonkeyPatch, kind: t
     assert (found.refused, found.drop) == ("lower onnx failed, with seq_len 16", None)
 
 
+def test_a_refusal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(monkeypatch, GateError("onnx agrees by 0.9.\n\nMean agreement of each pair:\n  source  onnx"))
+    assert found.refused == "onnx agrees by 0.9."
+
+
 def test_a_machine_that_failed_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError):
         measured(monkeypatch, DeviceError("The disk is full."))
