@@ -59,7 +59,11 @@ _SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
 
 @click.command()
 @click.option(
-    "--teacher", type=_PATH, help="Folder of the model to learn from; none learns a sequence from pairs alone."
+    "--teacher",
+    "teachers",
+    type=_PATH,
+    multiple=True,
+    help="Folder of the model to learn from; several label sequences together, and none learns them from pairs alone.",
 )
 @click.option(
     "--student", required=True,
@@ -114,7 +118,7 @@ _SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.pass_context
 def distill(
-    context: click.Context, /, teacher: Path | None, student: str, data: Path, dev: Path | None, test: Path | None,
+    context: click.Context, /, teachers: tuple[Path, ...], student: str, data: Path, dev: Path | None, test: Path | None,
     tokenizer: Path | None, unlabelled: Path | None, labels: Path | None, part: str | None, no_gold: bool,
     beams: int | None, slots: int | None, longest: int | None, refinements: int | None, soft: float,
     risk: float, temperature: float | None, hard: float, smoothing: float, hidden: float, match: str, attention: float,
@@ -134,10 +138,11 @@ def distill(
         with quiet_imports():
             from edgellm.distill.encoders import distill_encoder
 
-        if teacher is None:
-            raise UsageError("Without --teacher there is nothing to distil.", hint="Name its folder.")
+        if len(teachers) != 1:
+            what = "Several teachers label sequences" if teachers else "Without --teacher there is nothing to distil"
+            raise UsageError(f"{what}.", hint="Name the folder of one.")
         made = distill_encoder(
-            teacher, out, student=int(student) if student.isdecimal() else Path(student), data=data, dev=dev, test=test,
+            teachers[0], out, student=int(student) if student.isdecimal() else Path(student), data=data, dev=dev, test=test,
             temperature=2.0 if temperature is None else temperature, hard=hard, smoothing=smoothing, hidden=hidden,
             match=match, attention=attention, attend=attend, training=options, quiet=silent,
         )  # fmt: skip
@@ -150,9 +155,9 @@ def distill(
 
     if dev is None:
         raise UsageError("A sequence needs --dev.", hint="Pairs of other texts, which choose the step that is kept.")
-    with bar("labels", quiet=silent or teacher is None) as told:
+    with bar("labels", quiet=silent or not teachers) as told:
         found = distill_sequences(
-            teacher=teacher, student=student, data=data, dev=dev, test=test, out=out, training=options,
+            teachers=teachers, student=student, data=data, dev=dev, test=test, out=out, training=options,
             tokenizer=tokenizer, unlabelled=unlabelled, labels=labels, gold=not no_gold, beams=beams, slots=slots,
             longest=longest, refinements=refinements, soft=soft, risk=risk, temperature=temperature, part=_part(part),
             quiet=silent, report=told,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch.nn import functional
 
 from edgellm.distill.kinds import OnePass, opened
 from edgellm.distill.onepass import Collate, answers
 from edgellm.distill.pairs import open_tokenizers
 from edgellm.distill.students import CTC_TYPE, MASK_PREDICT_TYPE, type_of
 from edgellm.errors import InputError, first_line
+from edgellm.models.ctc import CtcForSeq2Seq
 from edgellm.runtime.bundle import sha256_file
 from edgellm.stages.source import check_folder
 
@@ -26,21 +29,25 @@ _BATCH = 128
 
 
 class Teacher(Protocol):
-    """A sequence-to-sequence model.
+    """A sequence-to-sequence model, or several that answer together.
 
     Attributes:
-        folder: of `save_pretrained`.
-        model: in evaluation mode.
         read, write: its tokenizers of inputs and outputs.
         longest: tokens of an input at most.
 
     """
 
-    folder: Path
-    model: PreTrainedModel
     read: Tokenizer
     write: Tokenizer
     longest: int
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Of `save_pretrained`; the tokenizers are of the first."""
+
+    @property
+    def parameters(self) -> int:
+        """How many there are, of all models."""
 
     def answer(self, texts: Sequence[str], *, beams: int, slots: int) -> list[str]:
         """Return the likeliest output of each text that it finds; an empty one where it comes to no end.
@@ -53,7 +60,37 @@ class Teacher(Protocol):
         """
 
 
-def open_teacher(folder: Path) -> Teacher:
+class OneTeacher(Teacher, Protocol):
+    """One model.
+
+    Attributes:
+        folder: of `save_pretrained`.
+        model: in evaluation mode.
+
+    """
+
+    folder: Path
+    model: PreTrainedModel
+
+    def check_likelihoods(self) -> None:
+        """Check that the model has a probability for outputs that others give.
+
+        Raises:
+            InputError: it has none.
+
+        """
+
+    def likelihoods(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
+        """Return the logarithm of the probability of each output of a text, in nats; -inf if the model can't say it.
+
+        Args:
+            texts: that the model can read whole.
+            outputs: one for each.
+
+        """
+
+
+def open_teacher(folder: Path) -> OneTeacher:
     """Return the teacher in a folder.
 
     Raises:
@@ -66,16 +103,48 @@ def open_teacher(folder: Path) -> Teacher:
 
 def digest(teacher: Teacher) -> str:
     """Return the SHA-256 of a teacher's weights, configurations and tokenizers."""
-    folder = teacher.folder
     files = [
-        *sorted(folder.glob("*config.json")),
-        *sorted(folder.glob("*.safetensors")),
-        *sorted(folder.glob("*tokenizer.json")),
+        file
+        for folder in teacher.folders
+        for kind in ("*config.json", "*.safetensors", "*tokenizer.json")
+        for file in sorted(folder.glob(kind))
     ]
     return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
 
 
-class Autoregressive:
+class _Single:
+    """What teachers of one model have in common."""
+
+    folder: Path
+    model: PreTrainedModel
+    read: Tokenizer
+    write: Tokenizer
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.folder,)
+
+    @property
+    def parameters(self) -> int:
+        return int(self.model.num_parameters())
+
+    def _encoded(self, texts: Sequence[str], outputs: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        asked = self.read.encode_batch(list(texts))
+        said = self.write.encode_batch(list(outputs), add_special_tokens=False)
+        return [encoding.ids for encoding in asked], [encoding.ids for encoding in said]
+
+    def _batches(
+        self, ids: Sequence[Sequence[int]], chosen: Iterable[int]
+    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """Give places in `ids` of like lengths, and their batch as the model takes it, until all chosen were given."""
+        order = sorted(chosen, key=lambda i: len(ids[i]))
+        for start in range(0, len(order), _BATCH):
+            places = order[start : start + _BATCH]
+            batch = Collate(self.model.config.pad_token_id)([{"input_ids": ids[i]} for i in places])
+            yield places, {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+
+
+class Autoregressive(_Single):
     """A teacher that answers token by token; see `Teacher`.
 
     Raises:
@@ -105,22 +174,43 @@ class Autoregressive:
         """Return the likeliest output of each text that beam search finds, and nothing where it was cut off."""
         ends = self._ends()
         encoded = [encoding.ids for encoding in self.read.encode_batch(list(texts))]
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         said = [""] * len(texts)
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
-            longest = max(len(encoded[i]) for i in batch)
-            fed = Collate(self.model.config.pad_token_id)([{"input_ids": encoded[i]} for i in batch])
+        for places, batch in self._batches(encoded, range(len(encoded))):
+            longest = batch["input_ids"].shape[1]
             with torch.no_grad():
                 made = self.model.generate(
-                    **{name: tensor.to(self.model.device) for name, tensor in fed.items()},
-                    num_beams=beams, do_sample=False, max_new_tokens=min(slots * longest + 1, self.longest - 1),
-                    length_penalty=1.0,
+                    **batch, num_beams=beams, do_sample=False, length_penalty=1.0,
+                    max_new_tokens=min(slots * longest + 1, self.longest - 1),
                 )  # fmt: skip
-            for i, ids in zip(batch, made.tolist(), strict=True):
+            for i, ids in zip(places, made.tolist(), strict=True):
                 if not ends or ends & set(ids[1:]):  # the first may be the end as well, and starts it here
                     said[i] = self.write.decode(ids, skip_special_tokens=True)
         return said
+
+    def check_likelihoods(self) -> None:
+        """Raise where no token ends an output."""
+        if not self._ends():
+            raise InputError(f"{self.folder} names no token that ends an output: whole outputs have no probability.")
+
+    def likelihoods(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
+        """Return the logarithm of the probability of each output and its end, which are read as if the model had said them."""
+        ends = sorted(self._ends())
+        begin = self.begin(outputs[0])
+        ids, targets = self._encoded(texts, outputs)
+        found = [-math.inf] * len(texts)
+        for places, batch in self._batches(
+            ids, (i for i, said in enumerate(targets) if len(begin) + len(said) <= self.longest)
+        ):
+            said = [targets[i] for i in places]
+            given = torch.full((len(said), len(begin) + max(map(len, said))), self.model.config.pad_token_id)
+            for row, target in zip(given, said, strict=True):
+                row[: len(begin) + len(target)] = torch.tensor([*begin, *target])
+            with torch.no_grad():
+                logits = self.model(**batch, decoder_input_ids=given.to(self.model.device), use_cache=False).logits
+            chances = logits[:, len(begin) - 1 :].float().log_softmax(-1)
+            for i, row, target in zip(places, chances, said, strict=True):
+                found[i] = float(row[range(len(target)), target].sum() + row[len(target), ends].logsumexp(-1))
+        return found
 
     def _ends(self) -> set[int]:
         """Return the ids that end an output."""
@@ -146,7 +236,7 @@ class Autoregressive:
         return (int(start), *encoding.ids[:first])
 
 
-class OnePassTeacher:
+class OnePassTeacher(_Single):
     """A teacher that answers in one pass; see `Teacher`.
 
     Raises:
@@ -164,3 +254,28 @@ class OnePassTeacher:
     def answer(self, texts: Sequence[str], *, beams: int, slots: int) -> list[str]:
         """Return the output of each text by the likeliest token of each place: nothing is searched."""
         return [self.write.decode(list(ids), skip_special_tokens=True) for ids in answers(self.model, self.read, texts)]
+
+    def check_likelihoods(self) -> None:
+        """Raise where the model fills masks: what it goes over again has no probability."""
+        if not isinstance(self.model, CtcForSeq2Seq):
+            raise InputError(
+                f"{self.folder} predicts masks, and has no probability for what another model says.",
+                hint="Models that answer token by token, and CTC models, can teach together.",
+            )
+
+    def likelihoods(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
+        """Return the logarithm of the sum of the probabilities of all paths that say each output."""
+        blank = self.model.config.pad_token_id
+        ids, targets = self._encoded(texts, outputs)
+        found = [-math.inf] * len(texts)
+        for places, batch in self._batches(ids, (i for i, each in enumerate(ids) if each)):
+            labels = [torch.tensor(targets[i]) for i in places]
+            with torch.no_grad():
+                made = self.model(**batch)
+                losses = functional.ctc_loss(
+                    made.logits.float().log_softmax(-1).transpose(0, 1), torch.cat(labels).to(self.model.device),
+                    made.slot_mask.sum(-1).long(), torch.tensor([len(each) for each in labels]), blank=blank, reduction="none",
+                )  # fmt: skip
+            for i, loss in zip(places, losses.tolist(), strict=True):
+                found[i] = -loss
+        return found
