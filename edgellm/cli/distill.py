@@ -63,7 +63,7 @@ _SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
     "teachers",
     type=_PATH,
     multiple=True,
-    help="Folder of the model to learn from; several label sequences together, and none learns them from pairs alone.",
+    help="Folder of the model to learn from. For sequences it may be given again, for models that label together, or left out.",
 )
 @click.option(
     "--student", required=True,
@@ -138,9 +138,13 @@ def distill(
         with quiet_imports():
             from edgellm.distill.encoders import distill_encoder
 
-        if len(teachers) != 1:
-            what = "Several teachers label sequences" if teachers else "Without --teacher there is nothing to distil"
-            raise UsageError(f"{what}.", hint="Name the folder of one.")
+        if not teachers:
+            raise UsageError("Without --teacher there is nothing to distil.", hint="Name its folder.")
+        if len(teachers) > 1:
+            raise UsageError(
+                "--teacher is given several times: a student that classifies, tags or embeds learns from one.",
+                hint="Name one.",
+            )
         made = distill_encoder(
             teachers[0], out, student=int(student) if student.isdecimal() else Path(student), data=data, dev=dev, test=test,
             temperature=2.0 if temperature is None else temperature, hard=hard, smoothing=smoothing, hidden=hidden,

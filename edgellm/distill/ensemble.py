@@ -1,23 +1,29 @@
 """Ensemble: several teachers that label together.
 
-Each proposes its likeliest output, and the one that all of them together find likeliest is the label: that with the greatest
-product of their probabilities (Hinton 2002, products of experts). Models of one kind make the same mistakes; one that answers
-token by token and one that answers in one pass make different ones. A whole output is chosen, as a student that learns labels
-needs one, so that the teachers need not have tokens or slots in common (compare Sun et al. 2019, https://arxiv.org/abs/1904.03446,
-whose teachers agree token by token).
+Each proposes an output, and the one that all of them together find likeliest is the label: that with the greatest product of
+their probabilities (Hinton 2002, products of experts). A whole output is chosen, as a student that learns labels needs one, so
+that a teacher that answers token by token and one that answers in one pass can teach together (compare Sun et al. 2019,
+https://arxiv.org/abs/1904.03446, whose teachers agree token by token).
+
+A text that one of them has no answer to, or to which one gives an answer that another can't say, has no label: there is
+nothing to compare. A CTC model can't say what needs more slots than the text has.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgellm.distill.teachers import OneTeacher, open_teacher
+from edgellm.distill.students import MASK_PREDICT_TYPE, type_of
+from edgellm.distill.teacher import SingleTeacher
+from edgellm.distill.teachers import open_teacher
 from edgellm.errors import InputError, UsageError
+from edgellm.stages.source import check_folder
 
 
-def open_teachers(folders: Sequence[Path]) -> OneTeacher | Ensemble:
+def open_teachers(folders: Sequence[Path]) -> SingleTeacher | Ensemble:
     """Return the teacher in a folder, or the teachers in several.
 
     Raises:
@@ -25,32 +31,42 @@ def open_teachers(folders: Sequence[Path]) -> OneTeacher | Ensemble:
         InputError: a folder holds no such model, or they can't label together.
 
     """
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise UsageError("A --teacher is named twice.", hint="Name each once: it would count twice.")
-    teachers = [open_teacher(folder) for folder in folders]
-    return teachers[0] if len(teachers) == 1 else Ensemble(teachers)
+    if len(folders) == 1:
+        return open_teacher(folders[0])
+    seen = set[Path]()
+    for folder in folders:
+        check_folder(folder)
+        if folder.resolve() in seen:
+            raise UsageError(f"--teacher {folder} is named twice.", hint="Name it once: it would count twice.")
+        seen.add(folder.resolve())
+        if type_of(folder) == MASK_PREDICT_TYPE:
+            raise InputError(
+                f"{folder} predicts masks, and has no probability for what another model says.",
+                hint="Models that answer token by token, and CTC models, can teach together.",
+            )
+    return Ensemble([open_teacher(folder) for folder in folders])
 
 
 class Ensemble:
-    """Several teachers; see `Teacher`.
+    """Several teachers; see `Teacher`. What they say does not depend on their order.
 
     Raises:
-        InputError: they have different vocabularies, or one can't tell how likely an output is.
+        InputError: they have different tokenizers, or one can't tell how likely an output is.
 
     """
 
-    def __init__(self, members: Sequence[OneTeacher]) -> None:
+    def __init__(self, members: Sequence[SingleTeacher]) -> None:
         """Take two teachers or more."""
         self.members = tuple(members)
         first = self.members[0]
         self.read, self.write = first.read, first.write
         self.longest = min(member.longest for member in members)
-        for member in self.members[1:]:
-            if member.read.get_vocab() != self.read.get_vocab():
-                raise InputError(
-                    f"{first.folder} and {member.folder} have different vocabularies.", hint="Teachers share theirs."
-                )
         for member in self.members:
+            if (member.read.to_str(), member.write.to_str()) != (self.read.to_str(), self.write.to_str()):
+                raise InputError(
+                    f"{first.folder} and {member.folder} have different tokenizers: an output of one is another for the other.",
+                    hint="Teachers that label together have the same tokenizer.json, and target_tokenizer.json if there is one.",
+                )
             member.check_likelihoods()
 
     @property
@@ -60,8 +76,12 @@ class Ensemble:
 
     @property
     def parameters(self) -> int:
-        """Of all."""
+        """How many there are, in all models."""
         return sum(member.parameters for member in self.members)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the members', whatever their order."""
+        return hashlib.sha256("".join(sorted(member.digest() for member in self.members)).encode()).hexdigest()
 
     def answer(self, texts: Sequence[str], *, beams: int, slots: int) -> list[str]:
         """Return for each text the output that all find likeliest together, of those that one of them says.
@@ -71,19 +91,27 @@ class Ensemble:
             beams, slots: as `Teacher.answer` takes them.
 
         Returns:
-            The first teacher's output where no output can be said by all.
+            Outputs; an empty one where one of the teachers has none, or can't say another's.
+
+        Raises:
+            InputError: a model's probability is no number.
 
         """
         said = [member.answer(texts, beams=beams, slots=slots) for member in self.members]
-        proposed = [list(dict.fromkeys(filter(None, outputs))) for outputs in zip(*said, strict=True)]
-        open_ = [(i, output) for i, outputs in enumerate(proposed) if len(outputs) > 1 for output in outputs]
-        chosen = [outputs[0] if outputs else "" for outputs in proposed]
-        if not open_:
-            return chosen
+        proposed = [sorted({" ".join(output.split()) for output in outputs}) for outputs in zip(*said, strict=True)]
+        open_ = [(i, output) for i, outputs in enumerate(proposed) if all(outputs) for output in outputs]
         asked = [texts[i] for i, _ in open_], [output for _, output in open_]
-        together = (sum(each) for each in zip(*(member.likelihoods(*asked) for member in self.members), strict=True))
-        best: dict[int, float] = {}
-        for (i, output), likelihood in zip(open_, together, strict=True):
-            if likelihood > best.get(i, -math.inf):
-                best[i], chosen[i] = likelihood, output
-        return chosen
+        found = [member.likelihoods(*asked) for member in self.members]
+        for member, likelihoods in zip(self.members, found, strict=True):
+            if any(map(math.isnan, likelihoods)):
+                raise InputError(
+                    f"{member.folder} gives probabilities that are no numbers.", hint="Its weights are broken."
+                )
+        chosen, best = [""] * len(texts), [-math.inf] * len(texts)
+        unsayable = set[int]()
+        for (i, output), together in zip(open_, map(sum, zip(*found, strict=True)), strict=True):
+            if together == -math.inf:
+                unsayable.add(i)
+            elif together > best[i]:
+                best[i], chosen[i] = together, output
+        return ["" if i in unsayable else output for i, output in enumerate(chosen)]

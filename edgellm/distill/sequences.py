@@ -24,7 +24,8 @@ from edgellm.distill.pairs import SOURCE, TARGET, Encoded, Pair, encode, open_to
 from edgellm.distill.risk import Risky
 from edgellm.distill.softened import Softened
 from edgellm.distill.students import STUDENTS
-from edgellm.distill.teachers import Autoregressive, Teacher, digest
+from edgellm.distill.teacher import Teacher
+from edgellm.distill.teachers import Autoregressive
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.models.ctc import CtcForSeq2Seq
 from edgellm.stages.disk import disk_errors
@@ -92,6 +93,8 @@ def distill_sequences(
         teachers,
         {"unlabelled": unlabelled, "labels": labels, "no-gold": not gold, "beams": beams, "part": part, "soft": soft},
     )
+    if soft and len(teachers) > 1:
+        raise UsageError("--soft learns the probabilities of one teacher.", hint="Name one, or leave it out.")
     heat = _heat(soft, temperature, beams)
     if not 0 <= risk <= 1000:
         raise UsageError(f"--risk is {risk:g}; it goes from 0 to 1000.")
@@ -109,8 +112,7 @@ def distill_sequences(
     _ensure_same_vocabulary(open_tokenizers(home), guide)
     learner: nn.Module = model
     if guide is not None and soft:
-        if isinstance(guide, Ensemble):
-            raise UsageError("--soft learns the probabilities of one teacher.", hint="Name one, or leave it out.")
+        assert not isinstance(guide, Ensemble)
         learner = Softened(model, guide, weight=soft, temperature=heat, target=pairs["train"][0].target)
     if risk:
         if not isinstance(model, CtcForSeq2Seq):
@@ -144,7 +146,7 @@ def distill_sequences(
         "student": student, "config": model.config.to_diff_dict(),
         "begins as": _weights(model) if student not in STUDENTS else "",
         "train": _digest(train.examples), "dev": _digest(chosen.examples),
-        **({"soft": [soft, heat, digest(guide)]} if guide is not None and soft else {}), **({"risk": risk} if risk else {}),
+        **({"soft": [soft, heat, guide.digest()]} if guide is not None and soft else {}), **({"risk": risk} if risk else {}),
     }  # fmt: skip
     errors = Errors(kind_of(model), model.config.pad_token_id)
     trained = fit(
@@ -175,7 +177,7 @@ def _named(guide: Teacher | None) -> str | None:
 
 
 def _licence(guide: Teacher | None) -> str | None:
-    """Return the licence of all teachers, or "other", as a model card has it, where they have several."""
+    """Return the licence of all teachers; "other", as model cards have it, where they differ, or not all say theirs."""
     found = {licence_of(folder) for folder in guide.folders} if guide else {None}
     return found.pop() if len(found) == 1 else "other"
 

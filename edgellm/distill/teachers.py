@@ -2,149 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from edgellm.distill.kinds import OnePass, opened
-from edgellm.distill.onepass import Collate, answers
+from edgellm.distill.onepass import answers
 from edgellm.distill.pairs import open_tokenizers
 from edgellm.distill.students import CTC_TYPE, MASK_PREDICT_TYPE, type_of
+from edgellm.distill.teacher import SingleTeacher
 from edgellm.errors import InputError, first_line
 from edgellm.models.ctc import CtcForSeq2Seq
-from edgellm.runtime.bundle import sha256_file
 from edgellm.stages.source import check_folder
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
-_BATCH = 128
-"""Texts that are labelled side by side, at most."""
 
-
-class Teacher(Protocol):
-    """A sequence-to-sequence model, or several that answer together.
-
-    Attributes:
-        read, write: its tokenizers of inputs and outputs.
-        longest: tokens of an input at most.
-
-    """
-
-    read: Tokenizer
-    write: Tokenizer
-    longest: int
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        """Of `save_pretrained`; the tokenizers are of the first."""
-
-    @property
-    def parameters(self) -> int:
-        """How many there are, of all models."""
-
-    def answer(self, texts: Sequence[str], *, beams: int, slots: int) -> list[str]:
-        """Return the likeliest output of each text that it finds; an empty one where it comes to no end.
-
-        Args:
-            texts: to label.
-            beams: of the search, where it searches.
-            slots: tokens of an output at most, for each token of the input, where nothing else bounds it.
-
-        """
-
-
-class OneTeacher(Teacher, Protocol):
-    """One model.
-
-    Attributes:
-        folder: of `save_pretrained`.
-        model: in evaluation mode.
-
-    """
-
-    folder: Path
-    model: PreTrainedModel
-
-    def check_likelihoods(self) -> None:
-        """Check that the model has a probability for outputs that others give.
-
-        Raises:
-            InputError: it has none.
-
-        """
-
-    def likelihoods(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
-        """Return the logarithm of the probability of each output of a text, in nats; -inf if the model can't say it.
-
-        Args:
-            texts: that the model can read whole.
-            outputs: one for each.
-
-        """
-
-
-def open_teacher(folder: Path) -> OneTeacher:
-    """Return the teacher in a folder.
-
-    Raises:
-        InputError: the folder holds no such model.
-
-    """
-    check_folder(folder)
-    return OnePassTeacher(folder) if type_of(folder) in (CTC_TYPE, MASK_PREDICT_TYPE) else Autoregressive(folder)
-
-
-def digest(teacher: Teacher) -> str:
-    """Return the SHA-256 of a teacher's weights, configurations and tokenizers."""
-    files = [
-        file
-        for folder in teacher.folders
-        for kind in ("*config.json", "*.safetensors", "*tokenizer.json")
-        for file in sorted(folder.glob(kind))
-    ]
-    return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
-
-
-class _Single:
-    """What teachers of one model have in common."""
-
-    folder: Path
-    model: PreTrainedModel
-    read: Tokenizer
-    write: Tokenizer
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        return (self.folder,)
-
-    @property
-    def parameters(self) -> int:
-        return int(self.model.num_parameters())
-
-    def _encoded(self, texts: Sequence[str], outputs: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        asked = self.read.encode_batch(list(texts))
-        said = self.write.encode_batch(list(outputs), add_special_tokens=False)
-        return [encoding.ids for encoding in asked], [encoding.ids for encoding in said]
-
-    def _batches(
-        self, ids: Sequence[Sequence[int]], chosen: Iterable[int]
-    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Give places in `ids` of like lengths, and their batch as the model takes it, until all chosen were given."""
-        order = sorted(chosen, key=lambda i: len(ids[i]))
-        for start in range(0, len(order), _BATCH):
-            places = order[start : start + _BATCH]
-            batch = Collate(self.model.config.pad_token_id)([{"input_ids": ids[i]} for i in places])
-            yield places, {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-
-
-class Autoregressive(_Single):
+class Autoregressive(SingleTeacher):
     """A teacher that answers token by token; see `Teacher`.
 
     Raises:
@@ -190,12 +69,17 @@ class Autoregressive(_Single):
     def check_likelihoods(self) -> None:
         """Raise where no token ends an output."""
         if not self._ends():
-            raise InputError(f"{self.folder} names no token that ends an output: whole outputs have no probability.")
+            raise InputError(
+                f"{self.folder} names no token that ends an output: whole outputs have no probability.",
+                hint="Set eos_token_id in its generation_config.json, or let the others teach without it.",
+            )
 
     def likelihoods(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
         """Return the logarithm of the probability of each output and its end, which are read as if the model had said them."""
+        if not outputs:
+            return []
         ends = sorted(self._ends())
-        begin = self.begin(outputs[0])
+        begin = self.begin(max(outputs, key=len))
         ids, targets = self._encoded(texts, outputs)
         found = [-math.inf] * len(texts)
         for places, batch in self._batches(
@@ -207,9 +91,9 @@ class Autoregressive(_Single):
                 row[: len(begin) + len(target)] = torch.tensor([*begin, *target])
             with torch.no_grad():
                 logits = self.model(**batch, decoder_input_ids=given.to(self.model.device), use_cache=False).logits
-            chances = logits[:, len(begin) - 1 :].float().log_softmax(-1)
-            for i, row, target in zip(places, chances, said, strict=True):
-                found[i] = float(row[range(len(target)), target].sum() + row[len(target), ends].logsumexp(-1))
+            for i, row, target in zip(places, logits[:, len(begin) - 1 :], said, strict=True):
+                chances = row[: len(target) + 1].float().log_softmax(-1)
+                found[i] = float(chances[range(len(target)), target].sum() + chances[-1, ends].logsumexp(-1))
         return found
 
     def _ends(self) -> set[int]:
@@ -219,10 +103,12 @@ class Autoregressive(_Single):
         return set(ends) if isinstance(ends, list) else set() if ends is None else {int(ends)}
 
     def begin(self, target: str) -> tuple[int, ...]:
-        """Return the ids that are read before an output's first token: the start, and what the tokenizer puts there.
+        """Return the ids that are read before an output's first token: the start, and the one that `generate` is made to say.
+
+        Where it is made to say none, what the tokenizer puts there.
 
         Args:
-            target: any output.
+            target: any output that has a token.
 
         Raises:
             InputError: the configuration does not name the start.
@@ -231,12 +117,16 @@ class Autoregressive(_Single):
         start = getattr(self.model.config, "decoder_start_token_id", None)
         if start is None:
             raise InputError(f"The config.json of {self.folder} has no decoder_start_token_id.")
+        settings = self.model.generation_config
+        forced = None if settings is None else settings.forced_bos_token_id
+        if forced is not None:
+            return int(start), int(forced)
         encoding = self.write.encode(target)
         first = next((i for i, special in enumerate(encoding.special_tokens_mask) if not special), 0)
         return (int(start), *encoding.ids[:first])
 
 
-class OnePassTeacher(_Single):
+class OnePassTeacher(SingleTeacher):
     """A teacher that answers in one pass; see `Teacher`.
 
     Raises:
@@ -264,11 +154,11 @@ class OnePassTeacher(_Single):
             )
 
     def likelihoods(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
-        """Return the logarithm of the sum of the probabilities of all paths that say each output."""
+        """Return the logarithm of the sum of the probabilities of all paths that say each output, in nats."""
         blank = self.model.config.pad_token_id
         ids, targets = self._encoded(texts, outputs)
         found = [-math.inf] * len(texts)
-        for places, batch in self._batches(ids, (i for i, each in enumerate(ids) if each)):
+        for places, batch in self._batches(ids, range(len(ids))):
             labels = [torch.tensor(targets[i]) for i in places]
             with torch.no_grad():
                 made = self.model(**batch)
@@ -279,3 +169,14 @@ class OnePassTeacher(_Single):
             for i, loss in zip(places, losses.tolist(), strict=True):
                 found[i] = -loss
         return found
+
+
+def open_teacher(folder: Path) -> SingleTeacher:
+    """Return the teacher in a folder.
+
+    Raises:
+        InputError: the folder holds no such model.
+
+    """
+    check_folder(folder)
+    return OnePassTeacher(folder) if type_of(folder) in (CTC_TYPE, MASK_PREDICT_TYPE) else Autoregressive(folder)

@@ -15,7 +15,8 @@ from edgellm.distill.kinds import OnePass, fresh, opened
 from edgellm.distill.pairs import open_tokenizers
 from edgellm.distill.sequences import distill_sequences
 from edgellm.distill.softened import Softened
-from edgellm.distill.teachers import Autoregressive, OneTeacher, open_teacher
+from edgellm.distill.teacher import SingleTeacher
+from edgellm.distill.teachers import Autoregressive, open_teacher
 from edgellm.errors import InputError, UsageError
 from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, tiny_teacher, write_pairs
 
@@ -25,7 +26,7 @@ LABELS = torch.tensor([[30, 31, 32, 33], [34, 35, IGNORED, IGNORED]])
 SHORT = Training(epochs=1, batch=8, rate=1e-3, threads=1)
 
 
-def softened(student: OnePass, teacher: OneTeacher, weight: float = 1.0, temperature: float = 2.0) -> Softened:
+def softened(student: OnePass, teacher: SingleTeacher, weight: float = 1.0, temperature: float = 2.0) -> Softened:
     """Return both in training mode, but for dropout."""
     made = Softened(student, teacher, weight=weight, temperature=temperature, target="K EH1").train()
     for module in made.modules():
