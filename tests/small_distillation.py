@@ -22,7 +22,7 @@ def distil(teacher: Path, data: Path, out: Path, dev: Path | None = None) -> obj
     if dev is None:
         return distill_encoder(teacher, out, student=1, data=data, training=TRAINING, max_tokens=24, quiet=True)
     return distill_sequences(
-        teachers=(teacher,), student="ctc-tiny", data=data, dev=dev, out=out, longest=24, beams=1, training=TRAINING, quiet=True
+        teacher=teacher, student="ctc-tiny", data=data, dev=dev, out=out, longest=24, beams=1, training=TRAINING, quiet=True
     )  # fmt: skip
 
 

@@ -59,11 +59,7 @@ _SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
 
 @click.command()
 @click.option(
-    "--teacher",
-    "teachers",
-    type=_PATH,
-    multiple=True,
-    help="Folder of the model to learn from. For sequences it may be given again, for models that label together, or left out.",
+    "--teacher", type=_PATH, help="Folder of the model to learn from; none learns a sequence from pairs alone."
 )
 @click.option(
     "--student", required=True,
@@ -118,7 +114,7 @@ _SIGNALS = ("hard", "hidden", "attention", "match", "attend", "smoothing")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.pass_context
 def distill(
-    context: click.Context, /, teachers: tuple[Path, ...], student: str, data: Path, dev: Path | None, test: Path | None,
+    context: click.Context, /, teacher: Path | None, student: str, data: Path, dev: Path | None, test: Path | None,
     tokenizer: Path | None, unlabelled: Path | None, labels: Path | None, part: str | None, no_gold: bool,
     beams: int | None, slots: int | None, longest: int | None, refinements: int | None, soft: float,
     risk: float, temperature: float | None, hard: float, smoothing: float, hidden: float, match: str, attention: float,
@@ -138,15 +134,10 @@ def distill(
         with quiet_imports():
             from edgellm.distill.encoders import distill_encoder
 
-        if not teachers:
+        if teacher is None:
             raise UsageError("Without --teacher there is nothing to distil.", hint="Name its folder.")
-        if len(teachers) > 1:
-            raise UsageError(
-                "--teacher is given several times: a student that classifies, tags or embeds learns from one.",
-                hint="Name one.",
-            )
         made = distill_encoder(
-            teachers[0], out, student=int(student) if student.isdecimal() else Path(student), data=data, dev=dev, test=test,
+            teacher, out, student=int(student) if student.isdecimal() else Path(student), data=data, dev=dev, test=test,
             temperature=2.0 if temperature is None else temperature, hard=hard, smoothing=smoothing, hidden=hidden,
             match=match, attention=attention, attend=attend, training=options, quiet=silent,
         )  # fmt: skip
@@ -159,9 +150,9 @@ def distill(
 
     if dev is None:
         raise UsageError("A sequence needs --dev.", hint="Pairs of other texts, which choose the step that is kept.")
-    with bar("labels", quiet=silent or not teachers) as told:
+    with bar("labels", quiet=silent or teacher is None) as told:
         found = distill_sequences(
-            teachers=teachers, student=student, data=data, dev=dev, test=test, out=out, training=options,
+            teacher=teacher, student=student, data=data, dev=dev, test=test, out=out, training=options,
             tokenizer=tokenizer, unlabelled=unlabelled, labels=labels, gold=not no_gold, beams=beams, slots=slots,
             longest=longest, refinements=refinements, soft=soft, risk=risk, temperature=temperature, part=_part(part),
             quiet=silent, report=told,

@@ -36,10 +36,10 @@ class Distilled:
 
     Attributes:
         student: name or folder.
-        teacher: name, or names with "and" between; None where it learned from the pairs alone.
-        parameters: of student and of all teachers.
+        teacher: name; None where it learned from the pairs alone.
+        parameters: of student and teacher.
         gold: pairs that were learned from.
-        labelled: texts that were labelled besides.
+        labelled: texts that the teacher labelled besides.
         left_out: what could not be learned, in a sentence; empty where nothing was left out.
         dev: the kept weights on the dev pairs, which chose them; None where the training has not ended.
         test: on the test pairs, which chose nothing.

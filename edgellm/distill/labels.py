@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from edgellm.distill.pairs import Pair, read_pairs
-from edgellm.distill.teacher import Teacher
+from edgellm.distill.teachers import Teacher, digest
 from edgellm.errors import UsageError
 
 SHARD = 4096
@@ -65,7 +65,7 @@ def read_labels(paths: Sequence[Path]) -> list[Pair]:
 def _shards(
     teacher: Teacher, texts: Sequence[str], folder: Path, *, beams: int, slots: int
 ) -> Iterator[tuple[Path, Sequence[str]]]:
-    made_by = f"{teacher.digest()} {beams} {slots}"
+    made_by = f"{digest(teacher)} {beams} {slots}"
     for start in range(0, len(texts), SHARD):
         lines = texts[start : start + SHARD]
         name = hashlib.sha256("\n".join([made_by, *lines]).encode("utf-8", "surrogatepass")).hexdigest()

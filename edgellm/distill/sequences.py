@@ -15,7 +15,6 @@ from torch import nn
 
 from edgellm.core.distill import Distilled
 from edgellm.core.training import Training
-from edgellm.distill.ensemble import Ensemble, open_teachers
 from edgellm.distill.finished import check_out, working, write
 from edgellm.distill.kinds import OnePass, fresh, kind_of, opened
 from edgellm.distill.labels import label, read_labels
@@ -24,8 +23,7 @@ from edgellm.distill.pairs import SOURCE, TARGET, Encoded, Pair, encode, open_to
 from edgellm.distill.risk import Risky
 from edgellm.distill.softened import Softened
 from edgellm.distill.students import STUDENTS
-from edgellm.distill.teacher import Teacher
-from edgellm.distill.teachers import Autoregressive
+from edgellm.distill.teachers import Autoregressive, OnePassTeacher, Teacher, digest, open_teacher
 from edgellm.errors import InputError, UsageError, unknown
 from edgellm.models.ctc import CtcForSeq2Seq
 from edgellm.stages.disk import disk_errors
@@ -45,7 +43,7 @@ Report = Callable[[int, int], None]
 
 @disk_errors("What was there at --out is as it was.")
 def distill_sequences(
-    *, teachers: Sequence[Path], student: str, data: Path, dev: Path, out: Path, training: Training, test: Path | None = None,
+    *, teacher: Path | None, student: str, data: Path, dev: Path, out: Path, training: Training, test: Path | None = None,
     tokenizer: Path | None = None, unlabelled: Path | None = None, labels: Path | None = None, gold: bool = True,
     beams: int | None = None, slots: int | None = None, longest: int | None = None, refinements: int | None = None,
     soft: float = 0.0, temperature: float | None = None, risk: float = 0.0, part: tuple[int, int] | None = None,
@@ -54,16 +52,14 @@ def distill_sequences(
     """Train a student, and write it to a folder that `edgellm build` takes.
 
     Args:
-        teachers: folders of models that answer token by token or in one pass; none learns from the pairs alone. Several label
-            together (see `ensemble`).
+        teacher: folder of a model that answers token by token, or of a one-pass model; None learns from the pairs alone.
         student: a key of `STUDENTS`, or the folder of a student to go on with.
         data: pairs to learn from.
         dev: pairs that choose the step.
         out: folder for the student.
         training: options.
         test: pairs that are scored once, at the end.
-        tokenizer: folder of tokenizer.json, and target_tokenizer.json where outputs are read otherwise; if None,
-            the first teacher's.
+        tokenizer: folder of tokenizer.json, and target_tokenizer.json where outputs are read otherwise; the teacher's if None.
         unlabelled: texts, one per line, that the teacher labels besides those of the pairs.
         labels: folder of shards of labels, shared by machines and kept for the next time; beside `out` if None.
         gold: whether the pairs' own targets are learned, beside the teacher's labels.
@@ -90,19 +86,17 @@ def distill_sequences(
     }
     ensure_disjoint(**{name: [pair.text for pair in rows] for name, rows in pairs.items()})
     _ensure_used(
-        teachers,
+        teacher,
         {"unlabelled": unlabelled, "labels": labels, "no-gold": not gold, "beams": beams, "part": part, "soft": soft},
     )
-    if soft and len(teachers) > 1:
-        raise UsageError("--soft learns the probabilities of one teacher.", hint="Name one, or leave it out.")
     heat = _heat(soft, temperature, beams)
     if not 0 <= risk <= 1000:
         raise UsageError(f"--risk is {risk:g}; it goes from 0 to 1000.")
     hush()
-    guide = open_teachers(teachers) if teachers else None
-    if beams is not None and not _searches(guide):
+    guide = open_teacher(teacher) if teacher is not None else None
+    if isinstance(guide, OnePassTeacher) and beams is not None:
         raise UsageError("--beams has no use for a teacher that answers in one pass.", hint="Leave it out.")
-    home = tokenizer or (guide.folders[0] if guide else None)
+    home = tokenizer or (guide.folder if guide else None)
     if home is None:
         raise UsageError("Without a teacher there is no tokenizer.", hint="Give its folder with --tokenizer.")
     check_out(out)
@@ -112,7 +106,6 @@ def distill_sequences(
     _ensure_same_vocabulary(open_tokenizers(home), guide)
     learner: nn.Module = model
     if guide is not None and soft:
-        assert not isinstance(guide, Ensemble)
         learner = Softened(model, guide, weight=soft, temperature=heat, target=pairs["train"][0].target)
     if risk:
         if not isinstance(model, CtcForSeq2Seq):
@@ -146,7 +139,7 @@ def distill_sequences(
         "student": student, "config": model.config.to_diff_dict(),
         "begins as": _weights(model) if student not in STUDENTS else "",
         "train": _digest(train.examples), "dev": _digest(chosen.examples),
-        **({"soft": [soft, heat, guide.digest()]} if guide is not None and soft else {}), **({"risk": risk} if risk else {}),
+        **({"soft": [soft, heat, digest(guide)]} if guide is not None and soft else {}), **({"risk": risk} if risk else {}),
     }  # fmt: skip
     errors = Errors(kind_of(model), model.config.pad_token_id)
     trained = fit(
@@ -156,36 +149,20 @@ def distill_sequences(
     )  # fmt: skip
     done = trained.status == "finished"
     found = Distilled(
-        student, _named(guide), (model.num_parameters(), guide.parameters if guide else None),
+        student, guide.folder.name if guide else None, (model.num_parameters(), guide.model.num_parameters() if guide else None),
         len(pairs["train"]) if gold else 0, len(labelled), " ".join(filter(None, (train.left_out(), unsaid))),
         score(model, home, pairs["dev"]) if done else None, score(model, home, pairs["test"]) if done and test else None,
         trained, label_seconds, soft, heat if soft else None, risk,
     )  # fmt: skip
     if done and rank() == 0:
-        write(found, lambda folder: _save(model, home, folder), _licence(guide), out)
+        write(found, lambda folder: _save(model, home, folder), licence_of(guide.folder) if guide else None, out)
     return found
 
 
-def _searches(guide: Teacher | None) -> bool:
-    """Tell whether a teacher, or one of several, searches its answers."""
-    members = guide.members if isinstance(guide, Ensemble) else (guide,)
-    return any(isinstance(member, Autoregressive) for member in members)
-
-
-def _named(guide: Teacher | None) -> str | None:
-    return " and ".join(folder.name for folder in guide.folders) if guide else None
-
-
-def _licence(guide: Teacher | None) -> str | None:
-    """Return the licence of all teachers; "other", as model cards have it, where they differ, or not all say theirs."""
-    found = {licence_of(folder) for folder in guide.folders} if guide else {None}
-    return found.pop() if len(found) == 1 else "other"
-
-
-def _ensure_used(teachers: Sequence[Path], options: Mapping[str, object]) -> None:
+def _ensure_used(teacher: Path | None, options: Mapping[str, object]) -> None:
     """Raise where what belongs to a teacher was given without one."""
     given = [f"--{name}" for name, value in options.items() if value is not None and value is not False and value != 0]
-    if not teachers and given:
+    if teacher is None and given:
         raise UsageError(
             f"{' and '.join(given)} need{'s' if len(given) == 1 else ''} a --teacher.",
             hint="Name one, or leave it out.",

@@ -16,8 +16,7 @@ from torch import nn
 from edgellm.core.training import IGNORED
 from edgellm.distill.kinds import OnePass
 from edgellm.distill.losses import soft_labels
-from edgellm.distill.teacher import SingleTeacher
-from edgellm.distill.teachers import Autoregressive, OnePassTeacher
+from edgellm.distill.teachers import Autoregressive, OnePassTeacher, Teacher
 from edgellm.errors import InputError, UsageError
 from edgellm.models.ctc import CtcForSeq2Seq, CtcOutput
 from edgellm.models.mask_predict import MaskPredictForSeq2Seq, MaskPredictOutput
@@ -29,9 +28,7 @@ Taught = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 class Softened(nn.Module):
     """A student beside its teacher. The teacher is no part of the module: it is neither trained, nor saved, nor spread."""
 
-    def __init__(
-        self, student: OnePass, teacher: SingleTeacher, *, weight: float, temperature: float, target: str
-    ) -> None:
+    def __init__(self, student: OnePass, teacher: Teacher, *, weight: float, temperature: float, target: str) -> None:
         """Put the two side by side.
 
         Args:

@@ -2,28 +2,80 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch.nn import functional
 
 from edgellm.distill.kinds import OnePass, opened
-from edgellm.distill.onepass import answers
+from edgellm.distill.onepass import Collate, answers
 from edgellm.distill.pairs import open_tokenizers
 from edgellm.distill.students import CTC_TYPE, MASK_PREDICT_TYPE, type_of
-from edgellm.distill.teacher import SingleTeacher
 from edgellm.errors import InputError, first_line
-from edgellm.models.ctc import CtcForSeq2Seq
+from edgellm.runtime.bundle import sha256_file
 from edgellm.stages.source import check_folder
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
+_BATCH = 128
+"""Texts that are labelled side by side, at most."""
 
-class Autoregressive(SingleTeacher):
+
+class Teacher(Protocol):
+    """A sequence-to-sequence model.
+
+    Attributes:
+        folder: of `save_pretrained`.
+        model: in evaluation mode.
+        read, write: its tokenizers of inputs and outputs.
+        longest: tokens of an input at most.
+
+    """
+
+    folder: Path
+    model: PreTrainedModel
+    read: Tokenizer
+    write: Tokenizer
+    longest: int
+
+    def answer(self, texts: Sequence[str], *, beams: int, slots: int) -> list[str]:
+        """Return the likeliest output of each text that it finds; an empty one where it comes to no end.
+
+        Args:
+            texts: to label.
+            beams: of the search, where it searches.
+            slots: tokens of an output at most, for each token of the input, where nothing else bounds it.
+
+        """
+
+
+def open_teacher(folder: Path) -> Teacher:
+    """Return the teacher in a folder.
+
+    Raises:
+        InputError: the folder holds no such model.
+
+    """
+    check_folder(folder)
+    return OnePassTeacher(folder) if type_of(folder) in (CTC_TYPE, MASK_PREDICT_TYPE) else Autoregressive(folder)
+
+
+def digest(teacher: Teacher) -> str:
+    """Return the SHA-256 of a teacher's weights, configurations and tokenizers."""
+    folder = teacher.folder
+    files = [
+        *sorted(folder.glob("*config.json")),
+        *sorted(folder.glob("*.safetensors")),
+        *sorted(folder.glob("*tokenizer.json")),
+    ]
+    return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
+
+
+class Autoregressive:
     """A teacher that answers token by token; see `Teacher`.
 
     Raises:
@@ -53,48 +105,22 @@ class Autoregressive(SingleTeacher):
         """Return the likeliest output of each text that beam search finds, and nothing where it was cut off."""
         ends = self._ends()
         encoded = [encoding.ids for encoding in self.read.encode_batch(list(texts))]
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         said = [""] * len(texts)
-        for places, batch in self._batches(encoded, range(len(encoded))):
-            longest = batch["input_ids"].shape[1]
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            longest = max(len(encoded[i]) for i in batch)
+            fed = Collate(self.model.config.pad_token_id)([{"input_ids": encoded[i]} for i in batch])
             with torch.no_grad():
                 made = self.model.generate(
-                    **batch, num_beams=beams, do_sample=False, length_penalty=1.0,
-                    max_new_tokens=min(slots * longest + 1, self.longest - 1),
+                    **{name: tensor.to(self.model.device) for name, tensor in fed.items()},
+                    num_beams=beams, do_sample=False, max_new_tokens=min(slots * longest + 1, self.longest - 1),
+                    length_penalty=1.0,
                 )  # fmt: skip
-            for i, ids in zip(places, made.tolist(), strict=True):
+            for i, ids in zip(batch, made.tolist(), strict=True):
                 if not ends or ends & set(ids[1:]):  # the first may be the end as well, and starts it here
                     said[i] = self.write.decode(ids, skip_special_tokens=True)
         return said
-
-    def check_likelihoods(self) -> None:
-        """Raise where no token ends an output."""
-        if not self._ends():
-            raise InputError(
-                f"{self.folder} names no token that ends an output: whole outputs have no probability.",
-                hint="Set eos_token_id in its generation_config.json, or let the others teach without it.",
-            )
-
-    def likelihoods(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
-        """Return the logarithm of the probability of each output and its end, which are read as if the model had said them."""
-        if not outputs:
-            return []
-        ends = sorted(self._ends())
-        begin = self.begin(max(outputs, key=len))
-        ids, targets = self._encoded(texts, outputs)
-        found = [-math.inf] * len(texts)
-        for places, batch in self._batches(
-            ids, (i for i, said in enumerate(targets) if len(begin) + len(said) <= self.longest)
-        ):
-            said = [targets[i] for i in places]
-            given = torch.full((len(said), len(begin) + max(map(len, said))), self.model.config.pad_token_id)
-            for row, target in zip(given, said, strict=True):
-                row[: len(begin) + len(target)] = torch.tensor([*begin, *target])
-            with torch.no_grad():
-                logits = self.model(**batch, decoder_input_ids=given.to(self.model.device), use_cache=False).logits
-            for i, row, target in zip(places, logits[:, len(begin) - 1 :], said, strict=True):
-                chances = row[: len(target) + 1].float().log_softmax(-1)
-                found[i] = float(chances[range(len(target)), target].sum() + chances[-1, ends].logsumexp(-1))
-        return found
 
     def _ends(self) -> set[int]:
         """Return the ids that end an output."""
@@ -103,12 +129,10 @@ class Autoregressive(SingleTeacher):
         return set(ends) if isinstance(ends, list) else set() if ends is None else {int(ends)}
 
     def begin(self, target: str) -> tuple[int, ...]:
-        """Return the ids that are read before an output's first token: the start, and the one that `generate` is made to say.
-
-        Where it is made to say none, what the tokenizer puts there.
+        """Return the ids that are read before an output's first token: the start, and what the tokenizer puts there.
 
         Args:
-            target: any output that has a token.
+            target: any output.
 
         Raises:
             InputError: the configuration does not name the start.
@@ -117,16 +141,12 @@ class Autoregressive(SingleTeacher):
         start = getattr(self.model.config, "decoder_start_token_id", None)
         if start is None:
             raise InputError(f"The config.json of {self.folder} has no decoder_start_token_id.")
-        settings = self.model.generation_config
-        forced = None if settings is None else settings.forced_bos_token_id
-        if forced is not None:
-            return int(start), int(forced)
         encoding = self.write.encode(target)
         first = next((i for i, special in enumerate(encoding.special_tokens_mask) if not special), 0)
         return (int(start), *encoding.ids[:first])
 
 
-class OnePassTeacher(SingleTeacher):
+class OnePassTeacher:
     """A teacher that answers in one pass; see `Teacher`.
 
     Raises:
@@ -144,39 +164,3 @@ class OnePassTeacher(SingleTeacher):
     def answer(self, texts: Sequence[str], *, beams: int, slots: int) -> list[str]:
         """Return the output of each text by the likeliest token of each place: nothing is searched."""
         return [self.write.decode(list(ids), skip_special_tokens=True) for ids in answers(self.model, self.read, texts)]
-
-    def check_likelihoods(self) -> None:
-        """Raise where the model fills masks: what it goes over again has no probability."""
-        if not isinstance(self.model, CtcForSeq2Seq):
-            raise InputError(
-                f"{self.folder} predicts masks, and has no probability for what another model says.",
-                hint="Models that answer token by token, and CTC models, can teach together.",
-            )
-
-    def likelihoods(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
-        """Return the logarithm of the sum of the probabilities of all paths that say each output, in nats."""
-        blank = self.model.config.pad_token_id
-        ids, targets = self._encoded(texts, outputs)
-        found = [-math.inf] * len(texts)
-        for places, batch in self._batches(ids, range(len(ids))):
-            labels = [torch.tensor(targets[i]) for i in places]
-            with torch.no_grad():
-                made = self.model(**batch)
-                losses = functional.ctc_loss(
-                    made.logits.float().log_softmax(-1).transpose(0, 1), torch.cat(labels).to(self.model.device),
-                    made.slot_mask.sum(-1).long(), torch.tensor([len(each) for each in labels]), blank=blank, reduction="none",
-                )  # fmt: skip
-            for i, loss in zip(places, losses.tolist(), strict=True):
-                found[i] = -loss
-        return found
-
-
-def open_teacher(folder: Path) -> SingleTeacher:
-    """Return the teacher in a folder.
-
-    Raises:
-        InputError: the folder holds no such model.
-
-    """
-    check_folder(folder)
-    return OnePassTeacher(folder) if type_of(folder) in (CTC_TYPE, MASK_PREDICT_TYPE) else Autoregressive(folder)

@@ -135,7 +135,7 @@ def _sequences(setup: Setup, move: Move, start: Path, teacher: Path, out: Path, 
         for name, examples in (("train", setup.train), ("dev", setup.dev.examples))
     )
     found = distill_sequences(
-        teachers=() if labels else (teacher,), tokenizer=start, student=str(start), data=train, dev=dev, out=out,
+        teacher=None if labels else teacher, tokenizer=start, student=str(start), data=train, dev=dev, out=out,
         training=training, labels=None if labels else setup.out / "labels", soft=soft, quiet=quiet,
     )  # fmt: skip
     assert found is not None

@@ -68,7 +68,7 @@ def _sequences(setup: Setup, pruned: Path, out: Path, training: Training) -> Non
     for path, lines in zip(paths.values(), rows.values(), strict=True):
         path.write_text("".join(lines), encoding="utf-8")
     distill_sequences(
-        teachers=(_whole(setup),), student=str(pruned), data=paths["train"], dev=paths["dev"], out=out, training=training,
+        teacher=_whole(setup), student=str(pruned), data=paths["train"], dev=paths["dev"], out=out, training=training,
         soft=_SOFT, quiet=setup.options.quiet,
     )  # fmt: skip
 

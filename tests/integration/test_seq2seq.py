@@ -163,7 +163,7 @@ def test_a_distilled_model_of_masks_answers_from_text(tmp_path: Path) -> None:
     words = list(WORDS)
     student = tmp_path / "student"
     found = distill_sequences(
-        teachers=(), student="mask-tiny", data=write_pairs(tmp_path / "train.tsv", words[:40]), out=student,
+        teacher=None, student="mask-tiny", data=write_pairs(tmp_path / "train.tsv", words[:40]), out=student,
         dev=write_pairs(tmp_path / "dev.tsv", words[40:]), tokenizer=write_tokenizers(tmp_path / "tokenizer"), longest=24,
         training=Training(epochs=60, batch=4, rate=1e-3, weight_decay=0.0, threads=1), quiet=True,
     )  # fmt: skip

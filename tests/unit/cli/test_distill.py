@@ -23,7 +23,6 @@ PAUSED = Trained("paused", 3, 10, 0, "token_errors", None, 3.0, 4.0, ())
     ("args", "said"),
     [
         (["--student", "3", "--data", "x"], "Without --teacher there is nothing to distil"),
-        (["--student", "3", "--teacher", "t", "--teacher", "u", "--data", "x"], "--teacher is given several times"),
         (
             ["--student", "3", "--teacher", "t", "--data", "x", "--beams", "2"],
             "--beams has no use for a student that class",

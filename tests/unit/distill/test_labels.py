@@ -9,8 +9,7 @@ import pytest
 
 from edgellm.distill import labels
 from edgellm.distill.labels import label, read_labels
-from edgellm.distill.teacher import Teacher
-from edgellm.distill.teachers import Autoregressive, open_teacher
+from edgellm.distill.teachers import Autoregressive, Teacher, open_teacher
 from edgellm.errors import InputError, UsageError
 from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, tiny_teacher
 

@@ -108,7 +108,7 @@ def test_a_student_is_written_and_told_of(soft: float, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "train.tsv", list(WORDS)[:40])
     dev = write_pairs(tmp_path / "dev.tsv", list(WORDS)[40:])
     found = distill_sequences(
-        teachers=(teacher,) if soft else (), student=str(teacher), data=pairs, dev=dev, tokenizer=teacher, soft=soft,
+        teacher=teacher if soft else None, student=str(teacher), data=pairs, dev=dev, tokenizer=teacher, soft=soft,
         out=tmp_path / "out", risk=1.0, training=dataclasses.replace(SHORT, precision="bf16"), quiet=True,
     )  # fmt: skip
     assert found is not None
@@ -125,7 +125,7 @@ def test_who_has_no_paths_is_refused(tmp_path: Path) -> None:
     for risky, message in ((1.0, "no CTC model"), (-1.0, "--risk is -1"), (float("nan"), "--risk is nan")):
         with pytest.raises(UsageError, match=message):
             distill_sequences(
-                teachers=(), student=str(student), data=pairs, dev=dev, tokenizer=student, out=tmp_path / "out", risk=risky,
+                teacher=None, student=str(student), data=pairs, dev=dev, tokenizer=student, out=tmp_path / "out", risk=risky,
                 training=SHORT, quiet=True,
             )  # fmt: skip
     assert not (tmp_path / "out").exists()

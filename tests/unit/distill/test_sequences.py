@@ -35,10 +35,10 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def distil(tmp_path: Path, files: dict[str, Path], **more: object) -> Distilled | None:
-    given = {"teachers": (), "student": "ctc-tiny", "training": SHORT, "quiet": True, **files, **more}
+    given = {"teacher": None, "student": "ctc-tiny", "training": SHORT, "quiet": True, **files, **more}
     if given["student"] in STUDENTS:
         given.setdefault("longest", 24)
-    if not given["teachers"]:
+    if given["teacher"] is None:
         given.setdefault("tokenizer", write_tokenizers(tmp_path / "tokenizer"))
     given.setdefault("out", tmp_path / "student")
     return distill_sequences(**given)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def test_a_teacher_labels_what_is_not_held_back(tmp_path: Path, files: dict[str,
     texts.write_text("\n".join(["ballad", "salad", *held, "b" * 60]) + "\n")
     teacher = tiny_teacher(tmp_path / "teacher")
     (teacher / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
-    found = distil(tmp_path, files, teachers=(teacher,), unlabelled=texts, beams=2)
+    found = distil(tmp_path, files, teacher=teacher, unlabelled=texts, beams=2)
     assert found is not None
     told = "".join(path.read_text() for path in (tmp_path / "labels").glob("*.tsv"))
     asked = {line.split("\t")[0] for line in told.splitlines()}
@@ -82,7 +82,7 @@ def test_a_teacher_labels_what_is_not_held_back(tmp_path: Path, files: dict[str,
 
 
 def test_a_part_of_the_labels_trains_nothing(tmp_path: Path, files: dict[str, Path]) -> None:
-    assert distil(tmp_path, files, teachers=(tiny_teacher(tmp_path / "teacher"),), part=(1, 2), beams=1) is None
+    assert distil(tmp_path, files, teacher=tiny_teacher(tmp_path / "teacher"), part=(1, 2), beams=1) is None
     assert not (tmp_path / "student").exists()
     assert list((tmp_path / "labels").glob("*.tsv"))
 
@@ -231,7 +231,7 @@ def test_texts_without_an_answer_are_counted(
         Autoregressive, "answer",
         lambda self, texts, **options: ["" if text == "zebra" else "EH1 G" for text in texts],
     )  # fmt: skip
-    found = distil(tmp_path, files, teachers=(tiny_teacher(tmp_path / "teacher"),), beams=1, unlabelled=unlabelled)
+    found = distil(tmp_path, files, teacher=tiny_teacher(tmp_path / "teacher"), beams=1, unlabelled=unlabelled)
     assert found is not None
     assert found.left_out.endswith(
         "Without an answer of the teacher: 1 too long for it or the student, 1 to which it said nothing, or came to no end."

@@ -15,8 +15,7 @@ from edgellm.distill.kinds import OnePass, fresh, opened
 from edgellm.distill.pairs import open_tokenizers
 from edgellm.distill.sequences import distill_sequences
 from edgellm.distill.softened import Softened
-from edgellm.distill.teacher import SingleTeacher
-from edgellm.distill.teachers import Autoregressive, open_teacher
+from edgellm.distill.teachers import Autoregressive, Teacher, open_teacher
 from edgellm.errors import InputError, UsageError
 from tests.sequences import WORDS, tiny_ctc, tiny_mask_predict, tiny_teacher, write_pairs
 
@@ -26,7 +25,7 @@ LABELS = torch.tensor([[30, 31, 32, 33], [34, 35, IGNORED, IGNORED]])
 SHORT = Training(epochs=1, batch=8, rate=1e-3, threads=1)
 
 
-def softened(student: OnePass, teacher: SingleTeacher, weight: float = 1.0, temperature: float = 2.0) -> Softened:
+def softened(student: OnePass, teacher: Teacher, weight: float = 1.0, temperature: float = 2.0) -> Softened:
     """Return both in training mode, but for dropout."""
     made = Softened(student, teacher, weight=weight, temperature=temperature, target="K EH1").train()
     for module in made.modules():
@@ -153,7 +152,7 @@ def test_a_training_says_what_was_learned_and_belongs_to_it(
 ) -> None:
     words = list(WORDS)
     given = {
-        "teachers": (write(tmp_path / "teacher"),), "student": student, "longest": 24, "quiet": True, "training": SHORT,  # type: ignore[operator]
+        "teacher": write(tmp_path / "teacher"), "student": student, "longest": 24, "quiet": True, "training": SHORT,  # type: ignore[operator]
         "data": write_pairs(tmp_path / "a.tsv", words[:32]), "dev": write_pairs(tmp_path / "b.tsv", words[32:]),
         "out": tmp_path / "student", "soft": 0.5, "temperature": 3.0,
     }  # fmt: skip
@@ -172,17 +171,17 @@ def test_a_training_says_what_was_learned_and_belongs_to_it(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"beams": 0, "teachers": (Path("t"),)}, "--beams is 0; it goes from 1"),
+        ({"beams": 0, "teacher": Path("t")}, "--beams is 0; it goes from 1"),
         ({"soft": 1.0}, "--soft needs a --teacher"),
-        ({"soft": -1.0, "teachers": (Path("t"),)}, "--soft is -1; it goes from 0"),
-        ({"soft": float("nan"), "teachers": (Path("t"),)}, "--soft is nan"),
-        ({"temperature": 2.0, "teachers": (Path("t"),)}, "--temperature has no use without --soft"),
-        ({"soft": 1.0, "temperature": 0.0, "teachers": (Path("t"),)}, "--temperature is 0; it goes from 0.1"),
+        ({"soft": -1.0, "teacher": Path("t")}, "--soft is -1; it goes from 0"),
+        ({"soft": float("nan"), "teacher": Path("t")}, "--soft is nan"),
+        ({"temperature": 2.0, "teacher": Path("t")}, "--temperature has no use without --soft"),
+        ({"soft": 1.0, "temperature": 0.0, "teacher": Path("t")}, "--temperature is 0; it goes from 0.1"),
     ],
 )
 def test_a_wrong_option_is_said_at_once(tmp_path: Path, more: dict[str, object], said: str) -> None:
     given = {
-        "teachers": (), "data": write_pairs(tmp_path / "a.tsv", ["egg"]), "dev": write_pairs(tmp_path / "b.tsv", ["idea"]),
+        "teacher": None, "data": write_pairs(tmp_path / "a.tsv", ["egg"]), "dev": write_pairs(tmp_path / "b.tsv", ["idea"]),
         "student": "ctc-tiny", "out": tmp_path / "out", "training": SHORT, **more,
     }  # fmt: skip
     with pytest.raises(UsageError, match=said):
@@ -193,6 +192,6 @@ def test_beams_are_of_a_search(tmp_path: Path) -> None:
     words = list(WORDS)
     with pytest.raises(UsageError, match="--beams has no use for a teacher that answers in one pass"):
         distill_sequences(
-            teachers=(tiny_ctc(tmp_path / "teacher"),), student="ctc-tiny", beams=4, out=tmp_path / "out", training=SHORT,
+            teacher=tiny_ctc(tmp_path / "teacher"), student="ctc-tiny", beams=4, out=tmp_path / "out", training=SHORT,
             data=write_pairs(tmp_path / "a.tsv", words[:9]), dev=write_pairs(tmp_path / "b.tsv", words[9:]),
         )  # fmt: skip
