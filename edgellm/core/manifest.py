@@ -32,7 +32,7 @@ class ModelInfo:
         name: of the folder or function it came from.
         source_sha256: over its configuration, weights and tokenizer.
         parameters: number of weights in the source.
-        licence: SPDX identifier, or None where the source does not say.
+        licence: as the source's model card has it, mostly an SPDX identifier; None where it does not say.
 
     """
 

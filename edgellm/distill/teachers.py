@@ -102,10 +102,10 @@ class Autoregressive:
         self.longest = int(getattr(self.model.config, "max_position_embeddings", None) or 1024)
 
     def answer(self, texts: Sequence[str], *, beams: int, slots: int) -> list[str]:
-        """Return the likeliest output of each text that beam search finds, and nothing where it was cut off."""
+        """Return the likeliest output of each text that beam search finds; nothing of what was cut off, or has no tokens."""
         ends = self._ends()
         encoded = [encoding.ids for encoding in self.read.encode_batch(list(texts))]
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        order = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: len(encoded[i]))
         said = [""] * len(texts)
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
@@ -129,10 +129,12 @@ class Autoregressive:
         return set(ends) if isinstance(ends, list) else set() if ends is None else {int(ends)}
 
     def begin(self, target: str) -> tuple[int, ...]:
-        """Return the ids that are read before an output's first token: the start, and what the tokenizer puts there.
+        """Return the ids that are read before an output's first token: the start, and the one that `generate` is made to say.
+
+        Where it is made to say none, what the tokenizer puts there.
 
         Args:
-            target: any output.
+            target: any output that has a token.
 
         Raises:
             InputError: the configuration does not name the start.
@@ -141,6 +143,10 @@ class Autoregressive:
         start = getattr(self.model.config, "decoder_start_token_id", None)
         if start is None:
             raise InputError(f"The config.json of {self.folder} has no decoder_start_token_id.")
+        settings = self.model.generation_config
+        forced = None if settings is None else settings.forced_bos_token_id
+        if forced is not None:
+            return int(start), int(forced)
         encoding = self.write.encode(target)
         first = next((i for i, special in enumerate(encoding.special_tokens_mask) if not special), 0)
         return (int(start), *encoding.ids[:first])

@@ -31,6 +31,11 @@ def test_batches_answer_as_single_texts_do(teacher: Teacher) -> None:
     assert together == [teacher.answer([text], beams=1, slots=1)[0] for text in texts]
 
 
+def test_a_text_without_tokens_has_no_answer(teacher: Teacher) -> None:
+    assert teacher.answer(["", " "], beams=1, slots=1) == ["", ""]
+    assert [bool(answer) for answer in teacher.answer(["egg", ""], beams=1, slots=1)] == [True, False]
+
+
 @pytest.mark.parametrize("beams", [1, 2])
 def test_an_answer_that_was_cut_off_is_none(tmp_path: Path, beams: int) -> None:
     teacher = open_teacher(tiny_teacher(tmp_path, length=4))

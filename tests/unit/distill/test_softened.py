@@ -94,6 +94,14 @@ def test_what_a_tokenizer_puts_before_an_output_is_read_first(tmp_path: Path) ->
     assert Autoregressive(tmp_path).begin("K EH1") == (3, 2)
 
 
+def test_what_generate_is_made_to_say_first_is_read_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Autoregressive(tiny_teacher(tmp_path))
+    monkeypatch.setattr(teacher.model.generation_config, "forced_bos_token_id", 2)
+    ids = torch.tensor([teacher.read.encode("egg").ids])
+    begins = teacher.model.generate(input_ids=ids, max_new_tokens=4, do_sample=False)[0].tolist()
+    assert teacher.begin("K EH1") == tuple(begins[:2]) == (3, 2)
+
+
 def test_the_teacher_is_no_part_of_it_and_does_not_learn(tmp_path: Path) -> None:
     teacher = open_teacher(tiny_ctc(tmp_path / "teacher", seed=1))
     made = softened(opened(tiny_ctc(tmp_path / "student")), teacher)
